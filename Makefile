@@ -1,0 +1,40 @@
+# The front door. Every target makes what it needs; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help install tools demo test check bench chaos lock docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+tools:
+	@bash .ci/tools "$(PYTHON)"
+
+$(VENV)/ready: requirements.lock pyproject.toml | tools
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+install: $(VENV)/ready ## make the virtual environment from the hashed lock file
+
+demo: $(VENV)/ready ## the whole job on a local Apache Kafka; ARGS=--keep leaves it up
+	@$(BIN)/failover-orch demo $(ARGS)
+
+test: $(VENV)/ready ## every test, on Apache Kafka that the tests start
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/ready ## formatting, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/ready ## a short benchmark: medians of three runs; ARGS="restore --scale 1" for one part in full size
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: ## pin and hash the dependencies anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --group dev pyproject.toml -o requirements.lock

@@ -1,0 +1,1 @@
+"""A replica broker for virtual machines, on Kafka: see `docs/architecture.md`."""

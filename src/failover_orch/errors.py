@@ -1,0 +1,152 @@
+"""Every error this project raises on purpose, as one tree.
+
+Catch a branch to handle a family; catch `FailoverOrchError` at a process's edge to print one sentence.
+Anything else that escapes is a bug and is shown with its traceback.
+
+    FailoverOrchError
+    ├── ConfigError              a setting, flag or environment variable is missing or wrong
+    ├── TopologyError            a topology file has mistakes; `mistakes` lists each with its line
+    ├── ContractError            a record does not fit the contract in `schemas/`
+    │   ├── UndecodableRecord    bytes that no known schema explains; ends in `dead-letters`
+    │   ├── UnencodableRecord    a value of ours that its schema refuses
+    │   └── IncompatibleSchema   a schema version that older or newer readers could not read
+    ├── KafkaError               Kafka is away, or not what we need
+    │   ├── KafkaUnavailable     nobody answers at the bootstrap address
+    │   ├── LocalKafkaError      the local Kafka could not be fetched, started or stopped
+    │   └── TopicMismatch        topics differ from what the contract says
+    ├── PartitionFault           a partition task must not go on; the process ends and the next owner resumes
+    │   ├── GapInPartition       a chunk does not begin where the task stands
+    │   └── FencedOut            another worker has opened this partition
+    ├── HypervisorError          a step was not done on a hypervisor
+    │   ├── StaleEpoch           the command is older than what the VM's own record has accepted
+    │   ├── StepRefused          the hypervisor will not do it, now or later
+    │   └── StepFailed           it did not work this time; trying again may help
+    ├── LookupFailed             the VM, run or plan is not known, or its data is not at hand yet
+    └── AuditBroken              the audit trail does not verify
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "AuditBroken",
+    "ConfigError",
+    "ContractError",
+    "FailoverOrchError",
+    "FencedOut",
+    "GapInPartition",
+    "HypervisorError",
+    "IncompatibleSchema",
+    "KafkaError",
+    "KafkaUnavailable",
+    "LocalKafkaError",
+    "LookupFailed",
+    "Mistake",
+    "PartitionFault",
+    "StaleEpoch",
+    "StepFailed",
+    "StepRefused",
+    "TopicMismatch",
+    "TopologyError",
+    "UndecodableRecord",
+    "UnencodableRecord",
+]
+
+
+class FailoverOrchError(Exception):
+    """Base of every error raised on purpose. Its text is one sentence fit for an operator."""
+
+
+class ConfigError(FailoverOrchError):
+    """A setting, flag or environment variable is missing or wrong."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One mistake in a file: where it is and what was expected instead."""
+
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.field}: {self.message}"
+
+
+class TopologyError(FailoverOrchError):
+    """A topology file has mistakes. `mistakes` lists every one of them, in the order of their lines."""
+
+    def __init__(self, path: str, mistakes: Sequence[Mistake]) -> None:
+        self.path = path
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(f"{path}:{mistake}" for mistake in self.mistakes))
+
+
+class ContractError(FailoverOrchError):
+    """A record does not fit the contract in `schemas/`."""
+
+
+class UndecodableRecord(ContractError):
+    """Bytes that no known schema explains. The record ends in `dead-letters`."""
+
+
+class UnencodableRecord(ContractError):
+    """A value of ours that its schema refuses."""
+
+
+class IncompatibleSchema(ContractError):
+    """A schema version that older or newer readers could not read."""
+
+
+class KafkaError(FailoverOrchError):
+    """Kafka is away, or not what we need."""
+
+
+class KafkaUnavailable(KafkaError):
+    """Nobody answers at the bootstrap address."""
+
+
+class LocalKafkaError(KafkaError):
+    """The local Kafka could not be fetched, started or stopped."""
+
+
+class TopicMismatch(KafkaError):
+    """Topics are missing or differ from what the contract says."""
+
+
+class PartitionFault(FailoverOrchError):
+    """A partition task must not go on. The process ends; the partition's next owner resumes from the changelog."""
+
+
+class GapInPartition(PartitionFault):
+    """A chunk does not begin where the partition's task stands: records between would be lost."""
+
+
+class FencedOut(PartitionFault):
+    """Another worker has opened this partition; what this one still wanted to write is void."""
+
+
+class HypervisorError(FailoverOrchError):
+    """A step was not done on a hypervisor."""
+
+
+class StaleEpoch(HypervisorError):
+    """The command's epoch is lower than one that the VM's own record on the hypervisor has accepted."""
+
+
+class StepRefused(HypervisorError):
+    """The hypervisor will not do this step, now or later."""
+
+
+class StepFailed(HypervisorError):
+    """The step did not work this time. Trying again may help."""
+
+
+class LookupFailed(FailoverOrchError):
+    """The VM, run or plan asked for is not known, or its data is not at hand yet."""
+
+
+class AuditBroken(FailoverOrchError):
+    """The audit trail does not verify."""
