@@ -1,0 +1,95 @@
+"""Where a record belongs: its topic, its key, and what a topic carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from failover_orch.contract.topics import STEP_COMMANDS, TOPICS, step_commands_topic
+from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
+from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.records import (
+    Alert,
+    AuditEntry,
+    DeadLetter,
+    HealthChange,
+    JournalEntry,
+    RoutingUpdate,
+    RunSnapshot,
+    StepCommand,
+)
+from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan, VmReplicationSettings
+from failover_orch.errors import UnencodableRecord
+
+__all__ = ["everywhere", "key_of", "records_on", "topic_of"]
+
+_TOPIC: dict[type, str] = {record: topic.name for topic in TOPICS for record in topic.records}
+_RECORDS: dict[str, tuple[type, ...]] = {topic.name: topic.records for topic in TOPICS}
+_EVERYWHERE = frozenset({ClusterInventory, ClusterReplicationSettings})
+
+_KEY: dict[type, Callable[[Any], str]] = {
+    VmMoved: lambda value: value.vm_id,
+    ReplicationReport: lambda value: value.vm_id,
+    FailoverRequested: lambda value: value.vm_id or value.plan_id or value.run_id,
+    VmInventory: lambda value: value.vm_id,
+    ClusterInventory: lambda value: value.cluster,
+    VmReplicationSettings: lambda value: value.vm_id,
+    ClusterReplicationSettings: lambda value: value.cluster,
+    RecoveryPlan: lambda value: value.plan_id,
+    StepResult: lambda value: value.key or value.vm_id,
+    RoutingUpdate: lambda value: value.vm_id,
+    RunSnapshot: lambda value: value.run_id or value.vm_id,
+    JournalEntry: lambda value: value.run_id or value.vm_id,
+    AuditEntry: lambda value: value.subject,
+    HealthChange: lambda value: value.vm_id,
+    Alert: lambda value: value.subject,
+    StepCommand: lambda value: value.vm_id,
+}
+
+
+def topic_of(value: object) -> str:
+    """The topic, by its name in the contract, that a record goes to.
+
+    Raises:
+        UnencodableRecord: the value is not a record of the contract.
+
+    """
+    if isinstance(value, StepCommand):
+        return step_commands_topic(value.site)
+    try:
+        return _TOPIC[type(value)]
+    except KeyError:
+        raise _not_a_record(value) from None
+
+
+def key_of(value: object) -> bytes:
+    """The key of a record: raw UTF-8, or a dead letter's own bytes.
+
+    Raises:
+        UnencodableRecord: the value is not a record of the contract, or its key is not valid Unicode.
+
+    """
+    if isinstance(value, DeadLetter):
+        return value.key
+    try:
+        return _KEY[type(value)](value).encode()
+    except KeyError:
+        raise _not_a_record(value) from None
+    except UnicodeEncodeError as error:
+        raise UnencodableRecord(f"{type(value).__name__}: its key {error.object!r} is not valid Unicode") from None
+
+
+def everywhere(value: object) -> bool:
+    """Whether a record goes to every partition of its topic: what is said of a cluster concerns all of its VMs."""
+    return type(value) in _EVERYWHERE
+
+
+def records_on(topic: str) -> tuple[type, ...]:
+    """The records that a topic carries, by its name in the contract; none where the contract has no such topic."""
+    if topic.startswith(f"{STEP_COMMANDS.name}."):
+        return STEP_COMMANDS.records
+    return _RECORDS.get(topic, ())
+
+
+def _not_a_record(value: object) -> UnencodableRecord:
+    return UnencodableRecord(f"{type(value).__name__} is not a record of the contract; `schemas/` lists those that are")
