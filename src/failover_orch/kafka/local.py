@@ -1,0 +1,400 @@
+"""A real Apache Kafka on this machine, without Docker: one broker, or three of which some may be lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from failover_orch.errors import KafkaUnavailable, LocalKafkaError
+from failover_orch.kafka.processes import alive, how_it_ended, launch, recorded, terminate
+from failover_orch.kafka.readiness import await_ready
+from failover_orch.kafka.tools import LOG4J2, cache_directory, java, libraries, locked
+
+__all__ = ["BrokerStatus", "LocalKafka", "LocalStatus"]
+
+HOST = "127.0.0.1"
+BROKER_COUNTS = (1, 3)
+START_TIMEOUT_S = 120.0
+STOP_GRACE_S = 15.0
+SYSTEM_TOPIC_PARTITIONS = 4
+PORTS = range(20_000, 32_000)
+"""Below the ports that systems give to outgoing connections: else one of those can sit on a stopped broker's port, and
+a client that knocks there while it is down can even connect to itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    broker: int
+    controller: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """What is written down at the first start and holds for good."""
+
+    cluster_id: str
+    ports: tuple[_Ports, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerStatus:
+    """One broker: where it listens, and its pid while it runs. Brokers are numbered from 1."""
+
+    number: int
+    address: str
+    pid: int | None
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStatus:
+    """A local Kafka as it stands. `brokers` is empty before the first start."""
+
+    directory: Path
+    brokers: tuple[BrokerStatus, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether any broker runs."""
+        return any(broker.pid is not None for broker in self.brokers)
+
+    @property
+    def bootstrap(self) -> str:
+        """The addresses of all brokers, running or not; empty before the first start."""
+        return ",".join(broker.address for broker in self.brokers)
+
+
+class LocalKafka:
+    """Apache Kafka in KRaft mode in a directory, which keeps its data, ports, logs and pid files.
+
+    Any number of these may stand for the same directory, in any number of processes: what is so is in the directory.
+    The methods block; from async code call them with `asyncio.to_thread`.
+    """
+
+    def __init__(self, directory: Path | None = None, *, brokers: int | None = None) -> None:
+        """`directory` defaults to the user's own local Kafka; `brokers` to what is there, or one.
+
+        Raises:
+            LocalKafkaError: `brokers` is neither 1 nor 3.
+
+        """
+        if brokers is not None and brokers not in BROKER_COUNTS:
+            raise LocalKafkaError(f"a local Kafka has 1 or 3 brokers, not {brokers}")
+        self.directory = (directory or cache_directory() / "local").absolute()
+        self._brokers = brokers
+
+    @property
+    def bootstrap(self) -> str:
+        """The address for clients: `host:port[,host:port...]`.
+
+        Raises:
+            LocalKafkaError: it was never started.
+
+        """
+        return ",".join(f"{HOST}:{ports.broker}" for ports in self._known().ports)
+
+    def status(self) -> LocalStatus:
+        """What runs, by the pid files; a pid that is gone or somebody else's counts as not running."""
+        cluster = self._read()
+        return LocalStatus(
+            directory=self.directory,
+            brokers=tuple(
+                BrokerStatus(
+                    number=number,
+                    address=f"{HOST}:{ports.broker}",
+                    pid=recorded(self._pid_file(number), mark=self._mark(number)),
+                    log=self._log(number),
+                )
+                for number, ports in enumerate(cluster.ports if cluster else (), start=1)
+            ),
+        )
+
+    def start(self) -> None:
+        """Start every broker that does not run, and return when the cluster takes groups and transactions.
+
+        Raises:
+            LocalKafkaError: Java or Maven is missing or too old, a port was taken, a broker ended or was not ready in
+                time. What this call started is stopped again.
+
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory / "lock"):
+            cluster = self._read() or self._create()
+            if self._brokers is not None and self._brokers != len(cluster.ports):
+                raise LocalKafkaError(
+                    f"the Kafka in {self.directory} has {_count(len(cluster.ports))}, and {self._brokers} were asked "
+                    f"for: stop it and remove {self.directory} to start anew, or name another directory"
+                )
+            numbers = range(1, len(cluster.ports) + 1)
+            self._start([number for number in numbers if self._pid(number) is None], cluster)
+
+    def stop(self, *, grace_s: float = STOP_GRACE_S) -> bool:
+        """Stop every broker and wait until it is gone; killed after `grace_s` seconds (0: at once). Data stays.
+
+        Returns whether any ran.
+
+        Raises:
+            LocalKafkaError: a broker could not be ended.
+
+        """
+        cluster = self._read()
+        if cluster is None:
+            return False
+        with locked(self.directory / "lock"):
+            running = [pid for number in range(1, len(cluster.ports) + 1) if (pid := self._pid(number)) is not None]
+            self._terminate(running, grace_s)
+            for number in range(1, len(cluster.ports) + 1):
+                self._pid_file(number).unlink(missing_ok=True)
+        return bool(running)
+
+    def kill_broker(self, number: int) -> None:
+        """SIGKILL one broker (numbered from 1) and wait until it is gone.
+
+        Raises:
+            LocalKafkaError: there is no such broker, or it does not run.
+
+        """
+        pid = self._pid(self._checked(number))
+        if pid is None:
+            raise LocalKafkaError(f"broker {number} in {self.directory} does not run")
+        self._terminate([pid], 0)
+
+    def start_broker(self, number: int) -> None:
+        """Start one broker (numbered from 1) that does not run, and return when the cluster is ready with it.
+
+        Raises:
+            LocalKafkaError: as `start`; or there is no such broker.
+
+        """
+        self._checked(number)
+        with locked(self.directory / "lock"):
+            if self._pid(number) is None:
+                self._start([number], self._known())
+
+    def _start(self, numbers: Sequence[int], cluster: _Cluster) -> None:
+        command = [str(java()), "-cp", f"{libraries()}/*"]
+        launched: dict[int, int] = {}
+        try:
+            for number in numbers:
+                self._require_ports(cluster.ports[number - 1])
+                self._write_properties(number, cluster)
+                self._format(number, command, cluster)
+            for number in numbers:
+                launched[number] = self._launch(number, command)
+            self._wait(launched, cluster)
+        except BaseException:
+            # Ctrl-C too: a start leaves all of it running, or nothing.
+            self._terminate(list(launched.values()), 0)
+            raise
+
+    def _wait(self, launched: Mapping[int, int], cluster: _Cluster) -> None:
+        """Wait until what was launched listens, then until the cluster works; say so early when a broker ends."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(_listens(cluster.ports[number - 1].broker) for number in launched):
+            self._require_alive(launched)
+            if time.monotonic() > deadline:
+                raise LocalKafkaError(
+                    f"Kafka does not listen after {START_TIMEOUT_S:g} s: see {self._log(min(launched))}"
+                )
+            time.sleep(0.1)
+        running = [number for number in range(1, len(cluster.ports) + 1) if self._pid(number) is not None]
+        bootstrap = ",".join(f"{HOST}:{cluster.ports[number - 1].broker}" for number in running)
+        try:
+            await_ready(bootstrap, brokers=len(running), timeout_s=max(1.0, deadline - time.monotonic()))
+        except KafkaUnavailable as error:
+            self._require_alive(launched)
+            raise LocalKafkaError(f"{error}: see {self._log(min(running))}") from error
+
+    def _require_alive(self, launched: Mapping[int, int]) -> None:
+        for number, pid in launched.items():
+            if not alive(pid, mark=self._mark(number)):
+                raise LocalKafkaError(
+                    f"broker {number} ended as it started ({how_it_ended(pid)}): {self._last_words(number)}"
+                )
+
+    def _last_words(self, number: int) -> str:
+        """What an ended broker logged last as an error, and where the rest is."""
+        for path in (self._log(number), self._console(number)):
+            if path.exists():
+                lines = path.read_text(errors="replace").splitlines()[-200:]
+                for line in reversed(lines):
+                    if " ERROR " in line or " FATAL " in line or line.startswith(("Exception", "Error", "Caused by")):
+                        return f"{line.strip()} (see {path})"
+        return f"it said nothing (see {self._console(number)})"
+
+    def _launch(self, number: int, command: Sequence[str]) -> int:
+        home = self._home(number)
+        options = ["-Xmx400m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
+        options += [f"-Dlog4j2.configurationFile={LOG4J2}", f"-Dfailover.orch.kafka.log={self._log(number)}"]
+        arguments = [command[0], *options, *command[1:], "kafka.Kafka", self._mark(number)]
+        return launch(arguments, output=home / "console.log", pid_file=self._pid_file(number))
+
+    def _format(self, number: int, command: Sequence[str], cluster: _Cluster) -> None:
+        if (self._home(number) / "data" / "meta.properties").exists():
+            return
+        arguments = ["kafka.tools.StorageTool", "format", "-t", cluster.cluster_id, "-c", self._mark(number)]
+        options = ["-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={LOG4J2}"]
+        options += [f"-Dfailover.orch.kafka.log={self._log(number)}"]
+        done = subprocess.run(
+            [command[0], *options, *command[1:], *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+            raise LocalKafkaError(f"the directory {self._home(number) / 'data'} could not be formatted: {said}")
+
+    def _write_properties(self, number: int, cluster: _Cluster) -> None:
+        self._home(number).mkdir(parents=True, exist_ok=True)
+        properties = _properties(number, cluster, self._home(number) / "data")
+        text = "".join(f"{name}={value}\n" for name, value in properties.items())
+        Path(self._mark(number)).write_text(text)
+
+    def _require_ports(self, ports: _Ports) -> None:
+        for port in (ports.broker, ports.controller):
+            if not _free(port):
+                raise LocalKafkaError(
+                    f"port {port}, which the Kafka in {self.directory} uses, is taken by another process: end that "
+                    f"one, or remove {self.directory} to start anew on other ports"
+                )
+
+    def _terminate(self, pids: Sequence[int], grace_s: float) -> None:
+        try:
+            terminate(pids, mark=str(self.directory), grace_s=grace_s)
+        except (TimeoutError, PermissionError) as error:
+            raise LocalKafkaError(f"the Kafka in {self.directory} cannot be stopped: {error}") from error
+
+    def _read(self) -> _Cluster | None:
+        path = self.directory / "cluster.json"
+        try:
+            written = json.loads(path.read_text())
+            return _Cluster(written["cluster_id"], tuple(_Ports(**ports) for ports in written["ports"]))
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError, ValueError) as error:
+            raise LocalKafkaError(f"{path} cannot be understood: remove {self.directory} to start anew") from error
+
+    def _create(self) -> _Cluster:
+        count = self._brokers or BROKER_COUNTS[0]
+        free = _free_ports(2 * count)
+        cluster = _Cluster(_cluster_id(), tuple(_Ports(*free[2 * i : 2 * i + 2]) for i in range(count)))
+        new = self.directory / "cluster.json.new"
+        new.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
+        new.replace(self.directory / "cluster.json")
+        return cluster
+
+    def _known(self) -> _Cluster:
+        cluster = self._read()
+        if cluster is None:
+            raise LocalKafkaError(f"the Kafka in {self.directory} was never started: `failover-orch kafka start`")
+        return cluster
+
+    def _checked(self, number: int) -> int:
+        count = len(self._known().ports)
+        if not 1 <= number <= count:
+            raise LocalKafkaError(f"there is no broker {number}: the Kafka in {self.directory} has {_count(count)}")
+        return number
+
+    def _pid(self, number: int) -> int | None:
+        return recorded(self._pid_file(number), mark=self._mark(number))
+
+    def _home(self, number: int) -> Path:
+        return self.directory / f"broker-{number}"
+
+    def _pid_file(self, number: int) -> Path:
+        return self._home(number) / "pid"
+
+    def _log(self, number: int) -> Path:
+        return self._home(number) / "server.log"
+
+    def _console(self, number: int) -> Path:
+        return self._home(number) / "console.log"
+
+    def _mark(self, number: int) -> str:
+        """Path of the broker's configuration: what its command line, and no other, holds."""
+        return str(self._home(number) / "server.properties")
+
+
+def _properties(number: int, cluster: _Cluster, data: Path) -> Mapping[str, object]:
+    """A broker's configuration. Three brokers keep everything three times and need two to be there."""
+    ports = cluster.ports[number - 1]
+    copies = len(cluster.ports)
+    in_sync = min(2, copies)
+    voters = ",".join(f"{i}@{HOST}:{each.controller}" for i, each in enumerate(cluster.ports, start=1))
+    return {
+        "process.roles": "broker,controller",
+        "node.id": number,
+        "controller.quorum.voters": voters,
+        "listeners": f"BROKER://{HOST}:{ports.broker},CONTROLLER://{HOST}:{ports.controller}",
+        "advertised.listeners": f"BROKER://{HOST}:{ports.broker}",
+        "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "BROKER",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": data,
+        "auto.create.topics.enable": "false",
+        "default.replication.factor": copies,
+        "min.insync.replicas": in_sync,
+        "unclean.leader.election.enable": "false",
+        "num.network.threads": 2,
+        "num.io.threads": 4,
+        "log.cleaner.dedupe.buffer.size": 33_554_432,
+        "log.cleaner.backoff.ms": 1_000,
+        "broker.session.timeout.ms": 6_000,
+        "broker.heartbeat.interval.ms": 1_000,
+        "group.initial.rebalance.delay.ms": 0,
+        "group.min.session.timeout.ms": 1_000,
+        "transaction.max.timeout.ms": 900_000,
+        "offsets.topic.num.partitions": SYSTEM_TOPIC_PARTITIONS,
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.num.partitions": SYSTEM_TOPIC_PARTITIONS,
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": in_sync,
+        "share.coordinator.state.topic.num.partitions": 1,
+        "share.coordinator.state.topic.replication.factor": copies,
+        "share.coordinator.state.topic.min.isr": in_sync,
+    }
+
+
+def _cluster_id() -> str:
+    """A random id in Kafka's own form. One that starts with a dash would pass for an option of its tools."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
+
+
+def _free_ports(count: int) -> list[int]:
+    shuffled = random.sample(PORTS, len(PORTS))
+    free = [port for port in shuffled[:2000] if _free(port)][:count]
+    if len(free) < count:
+        raise LocalKafkaError(f"fewer than {count} ports from {PORTS.start} to {PORTS.stop} are free on {HOST}")
+    return free
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.settimeout(1.0)
+        return trial.connect_ex((HOST, port)) == 0
+
+
+def _count(brokers: int) -> str:
+    return "1 broker" if brokers == 1 else f"{brokers} brokers"

@@ -1,0 +1,22 @@
+"""Kafka's edge: the one publisher and the one reader of contract records, and what Kafka knows of topics.
+
+Everything outside the workers' transactions goes through here, so that acknowledgement, partitioning, headers and
+isolation are the same everywhere.
+"""
+
+from failover_orch.wire.failures import explained, unavailable
+from failover_orch.wire.metadata import partition_counts, require_topics
+from failover_orch.wire.publisher import Publisher
+from failover_orch.wire.reader import Received, follow, read_to_end, stop_consumer
+
+__all__ = [
+    "Publisher",
+    "Received",
+    "explained",
+    "follow",
+    "partition_counts",
+    "read_to_end",
+    "require_topics",
+    "stop_consumer",
+    "unavailable",
+]
