@@ -1,0 +1,89 @@
+"""The changelog-backed store of one partition: its state in memory, and the compacted topic that it is restored from.
+
+A record of the changelog is one value of `domain.state` as JSON under its key, or a tombstone. Two keys are the store's
+own: `applied` holds, for each source topic, the offset up to which its records are in the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from failover_orch.contract import Names, state_topic
+from failover_orch.domain import (
+    ChainHead,
+    ClusterReplicationSettings,
+    Clusters,
+    PlanRun,
+    RecoveryPlan,
+    Run,
+    State,
+    VmState,
+)
+from failover_orch.errors import PartitionFault
+from failover_orch.wire import read_to_end
+
+__all__ = ["APPLIED", "Store", "dump"]
+
+APPLIED = b"applied"
+
+_KINDS: Mapping[str, Any] = {
+    "vm": VmState,
+    "run": Run,
+    "plan-run": PlanRun,
+    "plan": RecoveryPlan,
+    "clusters": Clusters,
+    "cluster-settings": ClusterReplicationSettings,
+    "chain": ChainHead,
+}
+_DECODERS = {kind: msgspec.json.Decoder(value) for kind, value in _KINDS.items()}
+_ENCODER = msgspec.json.Encoder()
+
+
+def dump(value: State | Mapping[str, int]) -> bytes:
+    """A value as the changelog holds it."""
+    return _ENCODER.encode(value)
+
+
+class Store:
+    """State of one partition. `applied` is the last offset of each source topic that is in it."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, State] = {}
+        self.applied: dict[str, int] = {}
+
+    async def restore(self, bootstrap: str, app_id: str, partition: int, names: Names) -> int:
+        """Read the changelog to its end; returns the number of records read.
+
+        Only to be called once this task's producer has fenced its predecessor's: only then is the changelog final.
+
+        Raises:
+            PartitionFault: the changelog holds what this version cannot read.
+
+        """
+        topic = state_topic(app_id)
+        # A key is written again and again: what is decoded is only the last of each.
+        latest: dict[bytes, bytes | None] = {}
+        count = 0
+        async for received in read_to_end(bootstrap, [topic], names=names, partitions=[partition]):
+            count += len(received)
+            latest.update((record.key, record.value) for record in received)
+        for key, value in latest.items():
+            if value is not None:
+                self._load(topic, partition, key, value)
+        return count
+
+    def _load(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+        try:
+            if key == APPLIED:
+                self.applied = msgspec.json.decode(value, type=dict[str, int])
+            else:
+                name = key.decode()
+                self.state[name] = _DECODERS[name.partition("/")[0]].decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+            raise PartitionFault(
+                f"the state topic {topic}, partition {partition}, key {key!r} holds what this version cannot read "
+                f"({error}): run the version that wrote it"
+            ) from error
