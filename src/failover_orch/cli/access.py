@@ -1,0 +1,130 @@
+"""What the commands that ask and tell the broker have in common: reading the state of things, publishing, printing."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from failover_orch import telemetry
+from failover_orch.cli.common import console, reported, settings
+from failover_orch.config import Settings
+from failover_orch.contract import Codec, HttpRegistry
+from failover_orch.errors import ConfigError
+from failover_orch.service import ReadModel, read_now
+from failover_orch.wire import Publisher
+
+__all__ = [
+    "Actor",
+    "AsJson",
+    "Reason",
+    "codec_for",
+    "current",
+    "login_name",
+    "moment",
+    "now_ms",
+    "publisher_for",
+    "run",
+    "show_json",
+    "show_table",
+    "table",
+]
+
+T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the HTTP service answers it.")]
+Actor = Annotated[str, typer.Option(help="Who asks for it. [default: the login name]", show_default=False)]
+Reason = Annotated[str, typer.Option(help="Why; it goes into the journal.")]
+
+_WIDE = 200
+"""Columns where the output is not a terminal: whoever reads it there wants every word."""
+
+
+def run(bootstrap: str | None, work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Do a command's work. An error of ours becomes one sentence and exit code 1."""
+    with reported():
+        config = settings(bootstrap)
+        chatty = config.log_level == "DEBUG"
+        telemetry.start("cli", config if chatty else replace(config, log_level="WARNING"))
+        if not chatty:
+            # The client's own account of a broker that is away, line after line, would drown our one sentence.
+            logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        try:
+            return asyncio.run(work(config))
+        finally:
+            telemetry.stop()
+
+
+def codec_for(config: Settings) -> Codec:
+    """The codec in the framing that the settings ask for."""
+    return Codec(HttpRegistry(config.schema_registry_url)) if config.schema_registry_url else Codec()
+
+
+async def current(config: Settings) -> ReadModel:
+    """All that the topics say now. Raises KafkaUnavailable or TopicMismatch."""
+    return await read_now(config.bootstrap, names=config.names, codec=codec_for(config))
+
+
+def publisher_for(config: Settings) -> Publisher:
+    """A publisher of the command line's events."""
+    return Publisher(
+        config.bootstrap, codec_for(config), names=config.names, partitions=config.partitions, source="cli"
+    )
+
+
+def login_name(actor: str) -> str:
+    """`actor`, or who is logged in.
+
+    Raises:
+        ConfigError: nobody is, as in a container that runs under a bare user id.
+
+    """
+    if actor:
+        return actor
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError("this login has no name: say who you are with --actor") from error
+
+
+def now_ms() -> int:
+    """Now, in milliseconds since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def moment(at_ms: int) -> str:
+    """A time as a person reads it, local; empty for 0."""
+    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S") if at_ms else ""
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A table of plain text: nothing in it is taken for markup."""
+    made = Table(title=Text(title) if title else None, title_justify="left", header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table, in full width where the output is not a terminal."""
+    printer = console if console.is_terminal else Console(width=_WIDE)
+    printer.print(table(title, columns, rows))
+
+
+def show_json(value: object) -> None:
+    """Print a form of the service as JSON."""
+    typer.echo(orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,70 @@
+"""What every command needs: settings, the console, and errors said in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from failover_orch.config import Settings
+from failover_orch.errors import ConfigError, FailoverOrchError
+from failover_orch.kafka import LocalKafka
+
+__all__ = ["Bootstrap", "console", "fail", "reported", "settings"]
+
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap",
+        metavar="HOST:PORT[,HOST:PORT...]",
+        help="Kafka's address; else FAILOVER_ORCH_BOOTSTRAP, else the local Kafka.",
+        show_default=False,
+    ),
+]
+"""The option of every command that talks to Kafka."""
+
+console = Console()
+_errors = Console(stderr=True)
+
+# A command that cannot reach Kafka says so in its own sentence; without a handler aiokafka's would come before it.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+
+def settings(bootstrap: str | None = None) -> Settings:
+    """Settings from the environment; Kafka's address from the flag, else the environment, else a running local Kafka.
+
+    Raises:
+        ConfigError: a variable is wrong, or there is no Kafka to talk to.
+
+    """
+    read = Settings.from_environment()
+    address = bootstrap or read.bootstrap
+    if not address:
+        local = LocalKafka().status()
+        if not local.running:
+            raise ConfigError(
+                "no Kafka to talk to: start the local one with `failover-orch kafka start`, or give an address in "
+                "--bootstrap or FAILOVER_ORCH_BOOTSTRAP"
+            )
+        address = local.bootstrap
+    return dataclasses.replace(read, bootstrap=address)
+
+
+def fail(error: FailoverOrchError) -> NoReturn:
+    """Say the error's sentence on stderr and end the command with exit code 1."""
+    _errors.print(f"failover-orch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """`fail` with whatever error of ours is raised within. Anything else is a bug, and keeps its traceback."""
+    try:
+        yield
+    except FailoverOrchError as error:
+        fail(error)

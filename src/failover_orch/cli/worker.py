@@ -1,0 +1,18 @@
+"""`failover-orch worker`: decide. As many as one likes; each takes a share of the partitions."""
+
+from __future__ import annotations
+
+from failover_orch.cli.common import Bootstrap, reported, settings
+from failover_orch.worker import run_worker
+
+__all__ = ["worker"]
+
+
+def worker(bootstrap: Bootstrap = None) -> None:
+    """Run a worker: it folds events into the table of VMs and runs the failovers. Ends on SIGTERM or Ctrl-C.
+
+    A worker that must not go on (another one has its partition, Kafka refuses a transaction) ends with status 70: let
+    the service manager start it again.
+    """
+    with reported():
+        run_worker(settings(bootstrap))

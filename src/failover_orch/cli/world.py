@@ -1,0 +1,176 @@
+"""`failover-orch world`: play with a simulated world file, while agents run on it or without any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from failover_orch.cli.common import console, reported
+from failover_orch.domain import ClusterInventory, MoveKind, Placed, VmInventory, place
+from failover_orch.errors import ConfigError
+from failover_orch.hypervisors.simulated import PlacedVm, SimulatedWorld
+from failover_orch.topology import load
+
+__all__ = ["app", "create_world"]
+
+app = typer.Typer(help="A simulated world: its sites, VMs and mishaps.", no_args_is_help=True)
+
+World = Annotated[Path, typer.Option("--world", help="The world's file.", dir_okay=False)]
+Vm = Annotated[str, typer.Argument(help="A VM, by its id or its name.")]
+_DEFAULT = Path("world.db")
+
+
+class Migration(StrEnum):
+    """How a VM is moved to another node."""
+
+    LIVE = "live"
+    QUICK = "quick"
+
+
+def create_world(path: Path, topology: Path) -> SimulatedWorld:
+    """Make a world as a topology file describes it; replicas without a node are placed as `failover-orch place` would.
+
+    Raises:
+        TopologyError: the topology file has mistakes.
+        ConfigError: a replica fits on no node.
+        FileExistsError: there is such a world already.
+
+    """
+    described = load(topology)
+    vms = [
+        PlacedVm(vm.inventory, vm.primary_node, vm.primary_storage, vm.replica_node, vm.replica_storage)
+        for vm in described.vms
+    ]
+    placed = [_placed(vm.inventory, vm.replica_node, vm.replica_storage) for vm in vms if vm.replica_node]
+    for index, vm in enumerate(vms):
+        if not vm.replica_node and vm.inventory.replication.replica_site:
+            vms[index] = chosen = _place(vm, described.clusters, placed)
+            placed.append(_placed(vm.inventory, chosen.replica_node, chosen.replica_storage))
+    return SimulatedWorld.create(path, described.clusters, vms)
+
+
+@app.command()
+def create(
+    topology: Annotated[Path, typer.Argument(help="The topology file to create it from.", show_default=False)],
+    world: World = _DEFAULT,
+) -> None:
+    """Make a world from a topology file."""
+    with reported():
+        try:
+            create_world(world, topology).close()
+        except FileExistsError:
+            raise ConfigError(f"{world}: there is such a file already; remove it first") from None
+
+
+@app.command()
+def show(world: World = _DEFAULT) -> None:
+    """Show every VM at both its ends, the sites and the link."""
+    with reported():
+        opened = SimulatedWorld(world)
+        table = Table(title=f"link {'up' if opened.link_up else 'CUT'}")
+        for column in ("VM", "site", "node", "power", "mode", "state", "epoch", "pending", "addresses"):
+            numeric = column in ("epoch", "pending")
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=column == "VM")
+        powered = opened.sites()
+        for end in opened.ends():
+            table.add_row(
+                opened.vm(end.vm_id).name,
+                end.site if powered[end.site] else f"{end.site} (no power)",
+                end.node or "-",
+                end.power,
+                end.mode,
+                end.state,
+                str(end.epoch),
+                str(end.pending_bytes),
+                ", ".join(address for adapter in end.adapters for address in adapter.configured.addresses),
+            )
+        console.print(table)
+
+
+@app.command()
+def migrate(
+    vm: Vm,
+    node: Annotated[str, typer.Argument(help="The node to go to, at either site.")],
+    kind: Annotated[Migration, typer.Option(help="How it goes.")] = Migration.LIVE,
+    world: World = _DEFAULT,
+) -> None:
+    """Move a VM, or its replica, to another node of the same site."""
+    with reported():
+        opened = SimulatedWorld(world)
+        opened.migrate(_vm_id(opened, vm), node, MoveKind(kind.name))
+
+
+@app.command()
+def write(
+    vm: Vm,
+    count: Annotated[int, typer.Argument(min=1, metavar="BYTES", help="How much.")],
+    world: World = _DEFAULT,
+) -> None:
+    """Let a running VM write data that its replica does not have yet."""
+    with reported():
+        opened = SimulatedWorld(world)
+        opened.write(_vm_id(opened, vm), count)
+
+
+@app.command()
+def power_off(site: Annotated[str, typer.Argument(help="The site.")], world: World = _DEFAULT) -> None:
+    """Cut a site's power: its VMs are off, its hypervisors are silent."""
+    with reported():
+        SimulatedWorld(world).power_off_site(site)
+
+
+@app.command()
+def power_on(site: Annotated[str, typer.Argument(help="The site.")], world: World = _DEFAULT) -> None:
+    """Give a site its power back. Its VMs stay off."""
+    with reported():
+        SimulatedWorld(world).power_on_site(site)
+
+
+@app.command()
+def cut_link(world: World = _DEFAULT) -> None:
+    """Part the sites: nothing replicates, and neither can ask the other."""
+    with reported():
+        SimulatedWorld(world).cut_link()
+
+
+@app.command()
+def restore_link(world: World = _DEFAULT) -> None:
+    """Join the sites again."""
+    with reported():
+        SimulatedWorld(world).restore_link()
+
+
+def _place(vm: PlacedVm, clusters: tuple[ClusterInventory, ...], placed: list[Placed]) -> PlacedVm:
+    placement = place(vm.inventory, clusters, placed)
+    if placement.node is None:
+        raise ConfigError(f"VM {vm.inventory.name!r}: no node takes its replica: {placement.why}")
+    return replace(vm, replica_node=placement.node, replica_storage=placement.storage or "")
+
+
+def _placed(vm: VmInventory, node: str, storage: str) -> Placed:
+    return Placed(
+        vm.vm_id,
+        node,
+        vm.replication.replica_site,
+        anti_affinity=vm.anti_affinity,
+        application=vm.application,
+        memory_mib=vm.memory_mib,
+        storage_gib=vm.storage_gib,
+        storage=storage,
+    )
+
+
+def _vm_id(world: SimulatedWorld, named: str) -> str:
+    """The id of a VM given by its id or name; what names none is left for the world to refuse."""
+    ids = {end.vm_id for end in world.ends()}
+    if named in ids:
+        return named
+    matches = sorted(vm_id for vm_id in ids if world.vm(vm_id).name == named)
+    if len(matches) > 1:
+        raise ConfigError(f"several VMs are called {named!r}: {', '.join(matches)}; give the id")
+    return matches[0] if matches else named

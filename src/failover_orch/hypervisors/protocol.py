@@ -1,0 +1,144 @@
+"""What every kind of hypervisor has to offer a site agent.
+
+One `Hypervisor` speaks for all nodes of a site. Its central call is `perform`: one step command in, what was found
+afterwards out. What each action promises once it returns:
+
+    STAGE_ADDRESSES   the replica's configuration holds exactly these failover addresses; a legacy or unknown adapter
+                      is refused before anything is changed; an adapter not named comes up as it is configured
+    SHUT_DOWN         the guest has been shut down and the VM is off
+    PREPARE           the last log is at the replica and the primary is locked from powering up (planned failover)
+    CANCEL_PREPARE    the primary replicates again and may be started
+    CHECK_PRIMARY     the primary was seen to be off, or nobody can reach it and a person attests that it is off
+    FAIL_OVER         the replica stands at its newest recovery point and may be started
+    CANCEL_FAILOVER   the replica is off and receives again; whatever ran from the recovery point is gone
+    REVERSE           the failed-over end is the primary, and the end that was the primary is its replica
+    CONNECT_ADAPTERS  every adapter of the VM is connected (a replica's adapters start disconnected)
+    START             the VM runs; addresses staged before its failover are applied by its guest as it boots
+    VERIFY_ADDRESSES  the guest itself reports the addresses asked for, adapter by adapter
+    COMPLETE          the failover is committed; its other recovery points are gone
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from failover_orch.domain.facts import ReplicationReport, VmMoved
+from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.records import StepCommand
+from failover_orch.domain.replication import ReplicationMode, ReplicationState
+
+__all__ = ["Capabilities", "HostedVm", "Hypervisor", "InjectionPoint", "Observation", "Observed", "Power"]
+
+
+class Power(StrEnum):
+    """Whether a VM is on."""
+
+    RUNNING = "RUNNING"
+    OFF = "OFF"
+
+
+class InjectionPoint(StrEnum):
+    """When failover addresses reach the guest. PRE_BOOT: it finds them as it boots. IN_GUEST: set once it runs."""
+
+    PRE_BOOT = "PRE_BOOT"
+    IN_GUEST = "IN_GUEST"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a kind of hypervisor can do. A count of 0 means without limit."""
+
+    live_migration: bool
+    test_failover: bool
+    recovery_points: int
+    max_addresses_per_family: int
+    reverse_without_full_copy: bool
+    address_injection: InjectionPoint
+
+
+@dataclass(frozen=True, slots=True)
+class HostedVm:
+    """A VM, or a replica of one, as this site has it now. `active`: this site is the one that reports its inventory."""
+
+    vm_id: str
+    name: str
+    cluster: str
+    node: str
+    storage: str
+    mode: ReplicationMode
+    state: ReplicationState
+    power: Power
+    epoch: int
+    """The highest epoch accepted for this VM here: commands of a lower one are void."""
+    frequency_s: int
+    active: bool
+
+
+Observation = VmMoved | VmInventory | ClusterInventory
+"""What hypervisors tell of their own accord. Replication reports are asked for, see `Hypervisor.reports`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One observation and its place in what this site has to tell; positions grow."""
+
+    position: int
+    value: Observation
+
+
+class Hypervisor(Protocol):
+    """All hypervisors of one site. Safe for concurrent use by several tasks, and by several agents of the site."""
+
+    @property
+    def site(self) -> str:
+        """The site these hypervisors are in."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this kind of hypervisor can do."""
+
+    async def perform(self, command: StepCommand) -> Mapping[str, str]:
+        """Make it so that `command.action` is done, and tell what is found afterwards, as `observe` does.
+
+        Asks before it acts: what is so already is done, and nothing happens a second time. A command that took
+        effect before (the same run, step and attempt) takes none again, even if things have changed since. Acts on
+        the VM on whichever node of the site it is now, which may be another than `command.node`. Keeps the highest
+        epoch it was given in its own record of the VM, also when the action itself then fails.
+
+        Raises:
+            StaleEpoch: the record holds a higher epoch; nothing was changed.
+            StepRefused: the hypervisor will not do it as things are; the sentence says what would have to change.
+            StepFailed: it did not work this time.
+
+        """
+
+    async def observe(self, vm_id: str) -> Mapping[str, str]:
+        """What is so at this site now: `node`, `power`, `mode`, `state`, `epoch`, `pending_bytes`, ...
+
+        `recovery_point_at_ms` (0: none), and for each adapter `connected/<adapter>` (yes or no) and, as far as the
+        running guest reports them, comma separated, `addresses/<adapter>`, `gateways/<adapter>`, `dns/<adapter>`.
+        Empty for a VM that this site does not have, or cannot ask about now.
+        """
+
+    async def clusters(self) -> tuple[ClusterInventory, ...]:
+        """The site's clusters and their nodes, as they are now."""
+
+    async def vms(self) -> tuple[HostedVm, ...]:
+        """Every VM and replica of the site."""
+
+    async def reports(self, vm_ids: Collection[str]) -> tuple[ReplicationReport, ...]:
+        """How the replication of these VMs goes, as this site sees it. VMs that do not replicate are left out."""
+
+    def watch(self) -> AsyncGenerator[tuple[Observed, ...], None]:
+        """What is to be told: first what was left over, then all that is there now, then every change, for ever.
+
+        What is there now comes after the left-over changes, and a VM's place is told in the words of its last arrival
+        (the same `sequence`), so that telling it can never undo a newer move. Batches come again until `published`
+        is told of them: ask for the next one only after that.
+        """
+
+    async def published(self, position: int) -> None:
+        """Everything up to this position is safe elsewhere and need not be told again."""

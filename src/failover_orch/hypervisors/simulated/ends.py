@@ -1,0 +1,107 @@
+"""The values of the simulated world. Times are milliseconds since the Unix epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from failover_orch.domain.facts import MoveKind
+from failover_orch.domain.inventory import VmInventory
+from failover_orch.domain.records import Action
+from failover_orch.domain.replication import FailedOverType, ReplicationMode, ReplicationState
+from failover_orch.domain.settings import AdapterAddresses
+from failover_orch.hypervisors.protocol import Power
+
+__all__ = ["Configuration", "Effect", "End", "EndAdapter", "FaultKind", "PlacedVm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a guest has configured on one adapter. Addresses are `address/prefix`."""
+
+    addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndAdapter:
+    """An adapter of a VM at one site."""
+
+    adapter_id: str
+    connected: bool
+    configured: Configuration
+    """What the guest's disk says at this site."""
+    recovered: Configuration
+    """What it said at the recovery point of the last failover: what a cancelled failover goes back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A VM at one site: the running VM or its replica, as that site's hypervisors have it."""
+
+    vm_id: str
+    site: str
+    cluster: str
+    node: str
+    """Empty for a replica that has not been placed yet."""
+    storage: str
+    mode: ReplicationMode
+    state: ReplicationState
+    power: Power
+    adapters: tuple[EndAdapter, ...]
+    arrival: MoveKind
+    arrived_at_ms: int
+    epoch: int = 0
+    settled_at_ms: int = 0
+    """When the last boot or shutdown is through."""
+    staged: tuple[AdapterAddresses, ...] = ()
+    inject: bool = False
+    """Failed over and not booted since: the staged addresses are to be applied at the next boot."""
+    failed_over: FailedOverType = FailedOverType.NONE
+    last_replication_at_ms: int = 0
+    next_cycle_at_ms: int = 0
+    recovery_point_at_ms: int = 0
+    pending_bytes: int = 0
+    cycles: int = 0
+    missed_cycles: int = 0
+    errors: int = 0
+    latency_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedVm:
+    """A VM to create a world with. A VM that replicates but names no replica node waits to be placed."""
+
+    inventory: VmInventory
+    primary_node: str
+    primary_storage: str
+    replica_node: str = ""
+    replica_storage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An action that really changed something, and the command that asked for it."""
+
+    site: str
+    vm_id: str
+    action: Action
+    epoch: int
+    run_id: str
+    step: str
+    attempt: int
+    at_ms: int
+
+
+class FaultKind(StrEnum):
+    """How an action is to go wrong.
+
+    REFUSE and FAIL: it is answered so and nothing happens. HANG: nothing happens and no answer comes. LOSE_ANSWER: it
+    takes effect and no answer comes.
+    """
+
+    REFUSE = "refuse"
+    FAIL = "fail"
+    HANG = "hang"
+    LOSE_ANSWER = "lose-answer"

@@ -1,0 +1,312 @@
+"""One site's view of the simulated world: the protocol of `hypervisors`, on a world file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from failover_orch.domain.facts import ReplicationReport, VmMoved
+from failover_orch.domain.inventory import ClusterInventory
+from failover_orch.domain.records import Action, StepCommand
+from failover_orch.domain.replication import ReplicationMode
+from failover_orch.errors import ConfigError, HypervisorError, StepFailed, StepRefused
+from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed
+from failover_orch.hypervisors.simulated.cycles import active, inventory, replicate_due, report, running
+from failover_orch.hypervisors.simulated.ends import Effect, End, FaultKind
+from failover_orch.hypervisors.simulated.guest import IPV4, wants_lease
+from failover_orch.hypervisors.simulated.rules import Surroundings, decide, fenced
+from failover_orch.hypervisors.simulated.store import Store, Transaction, real_clock
+
+__all__ = ["SimulatedHypervisor"]
+
+_BATCH = 500
+_LEASED_IPV4 = ip_network("198.18.0.0/15")
+"""Leases come from the range set aside for such tests (RFC 2544), a /20 of it for each site."""
+_LEASED_IPV6 = ip_network("fd5e:a5e0::/32")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What came of a command inside its transaction."""
+
+    settled_at_ms: int = 0
+    error: HypervisorError | None = None
+    silent: bool = False
+    """No answer is to come."""
+
+
+class SimulatedHypervisor:
+    """The hypervisors of one site of a world file.
+
+    Raises:
+        ConfigError: there is no such world, or no such site in it.
+
+    """
+
+    capabilities = Capabilities(
+        live_migration=True,
+        test_failover=False,
+        recovery_points=1,
+        max_addresses_per_family=0,
+        reverse_without_full_copy=True,
+        address_injection=InjectionPoint.PRE_BOOT,
+    )
+
+    def __init__(
+        self, path: Path | str, site: str, *, clock: Callable[[], int] = real_clock, poll_s: float = 0.1
+    ) -> None:
+        self._store = Store(path)
+        self._site = site
+        self._clock = clock
+        self._poll_s = poll_s
+        with self._store.transaction() as world:
+            sites = world.sites()
+        if site not in sites:
+            self.close()
+            raise ConfigError(f"{path}: there is no site {site!r} in this world; sites are {', '.join(sites)}")
+
+    @property
+    def site(self) -> str:
+        return self._site
+
+    def close(self) -> None:
+        """Let go of the file. What is not closed goes with the last reference to it."""
+        self._store.close()
+
+    async def perform(self, command: StepCommand) -> Mapping[str, str]:
+        done = await asyncio.to_thread(self._perform, command)
+        if done.silent:
+            await asyncio.Event().wait()
+        if done.error is not None:
+            raise done.error
+        # The guest takes its time, and the answer waits for it. An agent that dies meanwhile asks again, finds the VM
+        # on (or off) already, and waits for what is left of that time.
+        if (remaining_ms := done.settled_at_ms - self._clock()) > 0:
+            await asyncio.sleep(remaining_ms / 1000)
+        return await self.observe(command.vm_id)
+
+    async def observe(self, vm_id: str) -> Mapping[str, str]:
+        return await asyncio.to_thread(self._observe, vm_id)
+
+    async def clusters(self) -> tuple[ClusterInventory, ...]:
+        with self._store.transaction() as world:
+            return world.clusters(self._site)
+
+    async def vms(self) -> tuple[HostedVm, ...]:
+        return await asyncio.to_thread(self._vms)
+
+    async def reports(self, vm_ids: Collection[str]) -> tuple[ReplicationReport, ...]:
+        return await asyncio.to_thread(self._reports, frozenset(vm_ids))
+
+    async def watch(self) -> AsyncGenerator[tuple[Observed, ...], None]:
+        announced = False
+        while True:
+            batch = await asyncio.to_thread(self._untold, announce=not announced)
+            announced = True
+            if batch:
+                yield batch
+            else:
+                await asyncio.sleep(self._poll_s)
+
+    async def published(self, position: int) -> None:
+        await asyncio.to_thread(self._told, position)
+
+    def _perform(self, command: StepCommand) -> _Done:
+        now = self._clock()
+        with self._store.transaction() as world:
+            if not world.sites()[self._site]:
+                return _Done(error=StepFailed(f"{self._site} has no power: nothing there can act"))
+            end = world.end(command.vm_id, self._site)
+            if end is None:
+                return _Done(error=StepRefused(f"{command.vm_id} is not known at {self._site}"))
+            end = fenced(command, end)
+            # Kept whatever comes of the action: a newer command is proof that the older ones are over.
+            world.put_end(end)
+            if world.took_effect(command, self._site):
+                return _Done(settled_at_ms=end.settled_at_ms)
+            fault = world.take_fault(command.vm_id, command.action)
+            if fault in _FAULTS:
+                return _FAULTS[fault]
+            try:
+                self._change(world, command, end, now)
+            except HypervisorError as error:
+                return _Done(error=error)
+            changed = world.end(command.vm_id, self._site)
+            settled = changed.settled_at_ms if changed is not None and command.action in _SETTLES else 0
+            return _Done(settled_at_ms=settled, silent=fault is FaultKind.LOSE_ANSWER)
+
+    def _change(self, world: Transaction, command: StepCommand, end: End, now_ms: int) -> None:
+        vm = world.vm(end.vm_id)
+        peer = world.peer(end)
+        boot_ms, shutdown_ms = world.delays
+        change = decide(
+            command,
+            end,
+            Surroundings(
+                vm=vm,
+                node_up=bool(end.node) and world.node_up(end.site, end.node),
+                peer=peer,
+                link_up=world.link_up,
+                peer_alive=peer is not None and world.sites()[peer.site],
+                peer_node_up=peer is not None and bool(peer.node) and world.node_up(peer.site, peer.node),
+                peer_accepts=peer is None
+                or all(other.accepts_replicas for other in world.clusters(peer.site) if other.cluster == peer.cluster),
+                leases=_leases(world, end) if command.action is Action.START else {},
+                boot_ms=boot_ms,
+                shutdown_ms=shutdown_ms,
+            ),
+            now_ms,
+        )
+        if not change.effect:
+            return
+        world.put_end(change.end)
+        if change.peer is not None:
+            world.put_end(change.peer)
+        world.add_effect(
+            Effect(
+                self._site,
+                command.vm_id,
+                command.action,
+                command.epoch,
+                command.run_id,
+                command.step,
+                command.attempt,
+                now_ms,
+            )
+        )
+        told = inventory(vm, change.end, peer, now_ms)
+        was_active = _active(world, end, peer)
+        if _active(world, change.end, change.peer or peer) and not (
+            was_active and told == inventory(vm, end, peer, now_ms)
+        ):
+            world.tell(self._site, told)
+
+    def _observe(self, vm_id: str) -> Mapping[str, str]:
+        now = self._clock()
+        with self._store.transaction() as world:
+            end = world.end(vm_id, self._site)
+            if end is None or not world.sites()[self._site]:
+                return {}
+        found = {
+            "node": end.node,
+            "power": str(end.power),
+            "mode": str(end.mode),
+            "state": str(end.state),
+            "epoch": str(end.epoch),
+            "pending_bytes": str(end.pending_bytes),
+            "recovery_point_at_ms": str(end.recovery_point_at_ms),
+        }
+        for adapter in end.adapters:
+            name = adapter.adapter_id
+            found[f"connected/{name}"] = "yes" if adapter.connected else "no"
+            if running(end, now):
+                configured = adapter.configured
+                lists = {"addresses": configured.addresses, "gateways": configured.gateways, "dns": configured.dns}
+                found |= {f"{what}/{name}": ", ".join(values) for what, values in lists.items() if values}
+        return found
+
+    def _vms(self) -> tuple[HostedVm, ...]:
+        with self._store.transaction() as world:
+            if not world.sites()[self._site]:
+                return ()
+            hosted = []
+            for end in world.ends(self._site):
+                if not end.node:
+                    continue
+                vm = world.vm(end.vm_id)
+                hosted.append(
+                    HostedVm(
+                        vm_id=end.vm_id,
+                        name=vm.name,
+                        cluster=end.cluster,
+                        node=end.node,
+                        storage=end.storage,
+                        mode=end.mode,
+                        state=end.state,
+                        power=end.power,
+                        epoch=end.epoch,
+                        frequency_s=vm.replication.frequency_s,
+                        active=_active(world, end, world.peer(end)),
+                    )
+                )
+            return tuple(hosted)
+
+    def _reports(self, vm_ids: frozenset[str]) -> tuple[ReplicationReport, ...]:
+        now = self._clock()
+        with self._store.transaction() as world:
+            if not world.sites()[self._site]:
+                return ()
+            return tuple(
+                report(world.vm(end.vm_id), end, now)
+                for end in world.ends(self._site)
+                if end.vm_id in vm_ids
+                and end.mode is not ReplicationMode.NONE
+                and end.node
+                and world.node_up(end.site, end.node)
+            )
+
+    def _untold(self, *, announce: bool) -> tuple[Observed, ...]:
+        now = self._clock()
+        with self._store.transaction() as world:
+            if not world.sites()[self._site]:
+                return ()
+            replicate_due(world, now, self._site)
+            if announce:
+                self._announce(world, now)
+            return world.untold(self._site, _BATCH)
+
+    def _announce(self, world: Transaction, now_ms: int) -> None:
+        for cluster in world.clusters(self._site):
+            world.tell(self._site, cluster)
+        for end in world.ends(self._site):
+            peer = world.peer(end)
+            if end.node:
+                # The words of its last arrival, sequence and all: whoever has heard of it takes this for a repetition.
+                moved = VmMoved(
+                    end.vm_id,
+                    end.site,
+                    end.node,
+                    end.arrival,
+                    end.arrived_at_ms,
+                    cluster=end.cluster,
+                    storage=end.storage,
+                    sequence=world.sequence(end, end.node),
+                    source=end.node,
+                )
+                world.tell(self._site, moved)
+            if _active(world, end, peer):
+                world.tell(self._site, inventory(world.vm(end.vm_id), end, peer, now_ms))
+
+    def _told(self, position: int) -> None:
+        with self._store.transaction() as world:
+            world.told(self._site, position)
+
+
+_FAULTS: Mapping[FaultKind | None, _Done] = {
+    FaultKind.REFUSE: _Done(error=StepRefused("refused, as this simulated world was told to")),
+    FaultKind.FAIL: _Done(error=StepFailed("failed, as this simulated world was told to")),
+    FaultKind.HANG: _Done(silent=True),
+}
+
+_SETTLES = frozenset({Action.START, Action.SHUT_DOWN, Action.CANCEL_FAILOVER})
+"""Actions that are through only when the guest has booted or shut down."""
+
+
+def _active(world: Transaction, end: End, peer: End | None) -> bool:
+    return active(end, peer, peer_reachable=peer is not None and world.link_up and world.sites()[peer.site])
+
+
+def _leases(world: Transaction, end: End) -> dict[tuple[str, int], str]:
+    leases: dict[tuple[str, int], str] = {}
+    for plan in end.staged:
+        for version in wants_lease(plan):
+            site, number = world.lease_number(end.site, end.vm_id, plan.adapter_id)
+            if version == IPV4:
+                address, prefix = _LEASED_IPV4[(site << 12) + 10 + number], 20
+            else:
+                address, prefix = _LEASED_IPV6[(site << 64) + 10 + number], 64
+            leases[plan.adapter_id, version] = f"{address}/{prefix}"
+    return leases

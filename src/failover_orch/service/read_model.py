@@ -1,0 +1,327 @@
+"""What the output topics say now: routes, runs, health, inventory and settings, folded record by record.
+
+A read model only ever repeats what the workers decided. It knows how fresh it is, and whoever answers from it has to
+say so: until it has caught up with where the topics ended when it began, it may not be asked at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from failover_orch import telemetry
+from failover_orch.contract import Codec
+from failover_orch.domain import (
+    ClusterInventory,
+    HealthChange,
+    Location,
+    Placed,
+    Placement,
+    RecoveryPlan,
+    Role,
+    RoutingUpdate,
+    RunSnapshot,
+    VmInventory,
+    VmReplicationSettings,
+    place,
+)
+from failover_orch.errors import LookupFailed, UndecodableRecord
+from failover_orch.wire import Received
+
+__all__ = ["READ_TOPICS", "ReadModel", "Vm"]
+
+T = TypeVar("T")
+
+READ_TOPICS = (
+    "inventory",
+    "replication-settings",
+    "recovery-plans",
+    "routing-updates",
+    "failover-runs",
+    "health-changes",
+)
+"""What a read model is fed from."""
+
+log = telemetry.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """All that is known of a VM. What nobody has reported yet is None."""
+
+    vm_id: str
+    route: RoutingUpdate | None
+    inventory: VmInventory | None
+    settings: VmReplicationSettings | None
+    health: HealthChange | None
+    run: RunSnapshot | None
+    """The run in flight."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; its id where nobody has told its name."""
+        if self.inventory is not None and self.inventory.name:
+            return self.inventory.name
+        return self.route.name if self.route is not None and self.route.name else self.vm_id
+
+    @property
+    def locations(self) -> tuple[Location, ...]:
+        """Where it is: first where it runs, then its replicas, by site."""
+        if self.route is None:
+            return ()
+        order = {Role.PRIMARY: 0, Role.UNKNOWN: 1, Role.REPLICA: 2, Role.RETIRED: 3}
+        return tuple(sorted(self.route.locations, key=lambda location: (order[location.role], location.site)))
+
+    @property
+    def application(self) -> str:
+        return self.inventory.application if self.inventory is not None else ""
+
+    @property
+    def epoch(self) -> int:
+        return self.route.epoch if self.route is not None else 0
+
+    def replica(self) -> Location | None:
+        """Where its replica lives."""
+        site = self.inventory.replication.replica_site if self.inventory is not None else ""
+        for location in self.locations:
+            # Until a worker has seen the inventory, the route does not know which end is which.
+            if location.role is Role.REPLICA or (location.role is Role.UNKNOWN and location.site == site):
+                return location
+        return None
+
+
+def _always(_new: object, _known: object) -> bool:
+    return True
+
+
+class _Latest(Generic[T]):
+    """The latest value of each key of one type of record.
+
+    All records of a key come in order, since they stand in one partition. The exceptions say themselves, by `replaces`,
+    whether a new value takes the place of the one that is known.
+    """
+
+    def __init__(self, topic: str, key: Callable[[T], str], replaces: Callable[[T, T], bool] = _always) -> None:
+        self.topic = topic
+        self.rows: dict[str, T] = {}
+        self._key = key
+        self._replaces = replaces
+
+    def take(self, value: T) -> None:
+        key = self._key(value)
+        known = self.rows.get(key)
+        if known is None or self._replaces(value, known):
+            self.rows[key] = value
+
+
+class ReadModel:
+    """The latest of everything in `READ_TOPICS`."""
+
+    def __init__(self) -> None:
+        self.caught_up = False
+        """True once everything has been read that was there when the reading began."""
+        self.as_of_ms = 0
+        """Kafka's timestamp of the newest record in here."""
+        self.skipped = 0
+        """Records that could not be decoded."""
+        # A worker that was cut off may still have had an older route on its way: the epoch decides, never the order.
+        self._routes = _Latest[RoutingUpdate](
+            "routing-updates", lambda route: route.vm_id, lambda new, known: new.epoch > known.epoch
+        )
+        self._runs = _Latest[RunSnapshot]("failover-runs", lambda run: run.run_id)
+        self._health = _Latest[HealthChange]("health-changes", lambda change: change.vm_id)
+        self._inventory = _Latest[VmInventory]("inventory", lambda vm: vm.vm_id)
+        self._settings = _Latest[VmReplicationSettings]("replication-settings", lambda settings: settings.vm_id)
+        self._plans = _Latest[RecoveryPlan]("recovery-plans", lambda plan: plan.plan_id)
+        # A cluster's records are in every partition, and partitions are not read in step with each other.
+        self._clusters = _Latest[ClusterInventory](
+            "inventory", lambda cluster: cluster.cluster, lambda new, known: new.reported_at_ms >= known.reported_at_ms
+        )
+        self._tables: dict[type, _Latest[Any]] = {
+            RoutingUpdate: self._routes,
+            RunSnapshot: self._runs,
+            HealthChange: self._health,
+            VmInventory: self._inventory,
+            VmReplicationSettings: self._settings,
+            RecoveryPlan: self._plans,
+            ClusterInventory: self._clusters,
+        }
+        self._in_flight: dict[str, str] = {}
+
+    def take(self, records: Iterable[Received], codec: Codec) -> None:
+        """Fold records as they were read. One that cannot be decoded is counted, logged and left out."""
+        for record in records:
+            if record.value is None:
+                self.forget(record.topic, record.key.decode(errors="replace"))
+            else:
+                try:
+                    self.apply(codec.decode_from(record.topic, record.value))
+                except UndecodableRecord as error:
+                    self._skip(record, error)
+            self.as_of_ms = max(self.as_of_ms, record.timestamp_ms)
+
+    def _skip(self, record: Received, error: UndecodableRecord) -> None:
+        self.skipped += 1
+        log.warning("record skipped", topic=record.topic, partition=record.partition, offset=record.offset, error=error)
+
+    def apply(self, value: object) -> None:
+        """Fold one value. The same values once more, in the same order, change nothing."""
+        table = self._tables.get(type(value))
+        if table is None:
+            return
+        table.take(value)
+        if isinstance(value, RunSnapshot) and value.vm_id:
+            if not value.state.ended:
+                self._in_flight[value.vm_id] = value.run_id
+            elif self._in_flight.get(value.vm_id) == value.run_id:
+                del self._in_flight[value.vm_id]
+
+    def forget(self, topic: str, key: str) -> None:
+        """Drop what a compacted topic says is gone."""
+        for table in self._tables.values():
+            if table.topic == topic:
+                table.rows.pop(key, None)
+
+    def vm(self, name: str) -> Vm:
+        """A VM by its id, or by its name where only one has it; upper and lower case are the same in a name.
+
+        Raises:
+            LookupFailed: no VM, or more than one, is called so.
+
+        """
+        if name in self._routes.rows or name in self._inventory.rows:
+            return self._vm(name)
+        wanted = name.casefold()
+        called = [vm_id for vm_id in self._vm_ids() if self._name(vm_id).casefold() == wanted]
+        if len(called) == 1:
+            return self._vm(called[0])
+        if called:
+            raise LookupFailed(f"{len(called)} VMs are called {name!r}: say which by its id: {', '.join(called)}")
+        raise LookupFailed(_unknown("VM", name, {*self._vm_ids(), *map(self._name, self._vm_ids())}))
+
+    def vms(self, *, site: str = "", node: str = "", application: str = "") -> tuple[Vm, ...]:
+        """VMs by name: those that are at a site or on a node, as primary or replica, and belong to an application."""
+        found = [
+            vm
+            for vm in map(self._vm, self._vm_ids())
+            if (not application or vm.application == application)
+            and (not (site or node) or any(_is_at(location, site, node) for location in vm.locations))
+        ]
+        return tuple(sorted(found, key=lambda vm: (vm.name, vm.vm_id)))
+
+    def run(self, run_id: str) -> RunSnapshot:
+        """A run by its id, or by the beginning of it that only one has (its VMs' runs do not count).
+
+        Raises:
+            LookupFailed: no run, or more than one, has this id.
+
+        """
+        if run_id in self._runs.rows:
+            return self._runs.rows[run_id]
+        begun = [known for known in self._runs.rows if known.startswith(run_id) and "/" not in known]
+        if run_id and len(begun) == 1:
+            return self._runs.rows[begun[0]]
+        if run_id and begun:
+            raise LookupFailed(f"{len(begun)} runs begin with {run_id!r}: {', '.join(sorted(begun))}")
+        raise LookupFailed(_unknown("run", run_id, self._runs.rows))
+
+    def runs(self, *, vm_id: str = "", state: str = "", parent_run_id: str | None = None) -> tuple[RunSnapshot, ...]:
+        """Runs, the newest first. An empty `parent_run_id` asks for those that stand alone."""
+        found = [
+            run
+            for run in self._runs.rows.values()
+            if (not vm_id or run.vm_id == vm_id)
+            and (not state or run.state == state)
+            and (parent_run_id is None or run.parent_run_id == parent_run_id)
+        ]
+        return tuple(sorted(found, key=lambda run: (-run.started_at_ms, run.run_id)))
+
+    def plan(self, name: str) -> RecoveryPlan:
+        """A recovery plan by its id, or by its name where only one has it.
+
+        Raises:
+            LookupFailed: no plan, or more than one, is called so.
+
+        """
+        plans = self._plans.rows
+        if name in plans:
+            return plans[name]
+        called = [plan for plan in plans.values() if plan.name.casefold() == name.casefold()]
+        if len(called) == 1:
+            return called[0]
+        if called:
+            ids = ", ".join(plan.plan_id for plan in called)
+            raise LookupFailed(f"{len(called)} recovery plans are called {name!r}: say which by its id: {ids}")
+        raise LookupFailed(_unknown("recovery plan", name, plans))
+
+    def settings(self) -> tuple[VmReplicationSettings, ...]:
+        """The failover addresses of every VM that has any."""
+        return tuple(self._settings.rows.values())
+
+    def supported_guests(self) -> tuple[str, ...]:
+        """The guests that clusters support beyond the built-in list."""
+        return tuple(sorted({guest for cluster in self._clusters.rows.values() for guest in cluster.supported_guests}))
+
+    def placement(self, vm: Vm) -> Placement:
+        """Where a VM's replica lives, or else where it would be placed.
+
+        Raises:
+            LookupFailed: the VM's inventory is not here yet.
+
+        """
+        if vm.inventory is None:
+            raise LookupFailed(
+                f"{vm.name} cannot be placed yet: its inventory is not known; its primary site's agent reports it"
+            )
+        # What runs on a node has been taken from its free memory by the node itself: only replicas are promises.
+        replicas = [
+            _placed(other, location)
+            for other in map(self._vm, self._vm_ids())
+            for location in other.locations
+            if location.node and (location.role is not Role.PRIMARY or other.vm_id == vm.vm_id)
+        ]
+        return place(vm.inventory, tuple(self._clusters.rows.values()), replicas)
+
+    def _vm_ids(self) -> list[str]:
+        return sorted(self._routes.rows.keys() | self._inventory.rows.keys())
+
+    def _name(self, vm_id: str) -> str:
+        return self._vm(vm_id).name
+
+    def _vm(self, vm_id: str) -> Vm:
+        return Vm(
+            vm_id=vm_id,
+            route=self._routes.rows.get(vm_id),
+            inventory=self._inventory.rows.get(vm_id),
+            settings=self._settings.rows.get(vm_id),
+            health=self._health.rows.get(vm_id),
+            run=self._runs.rows.get(self._in_flight.get(vm_id, "")),
+        )
+
+
+def _is_at(location: Location, site: str, node: str) -> bool:
+    return (not site or location.site == site) and (not node or location.node == node)
+
+
+def _placed(vm: Vm, location: Location) -> Placed:
+    inventory = vm.inventory
+    return Placed(
+        vm_id=vm.vm_id,
+        node=location.node,
+        site=location.site,
+        anti_affinity=inventory.anti_affinity if inventory else "",
+        application=inventory.application if inventory else "",
+        memory_mib=inventory.memory_mib if inventory else 0,
+        storage_gib=inventory.storage_gib if inventory else 0,
+        storage=location.storage,
+    )
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> str:
+    if not known:
+        return f"no {kind} {name!r} is known: none has been reported yet"
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"no {kind} {name!r} is known{hint}"

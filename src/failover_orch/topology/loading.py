@@ -1,0 +1,142 @@
+"""Loading a topology file: its sections are read in the order in which they refer to each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from failover_orch.errors import Mistake, TopologyError
+from failover_orch.topology.capacity import clusters_of, warn_of_capacity
+from failover_orch.topology.infrastructure import (
+    CLUSTER_KEYS,
+    NETWORK_KEYS,
+    SITE_KEYS,
+    add_cluster,
+    add_network,
+    add_site,
+)
+from failover_orch.topology.machines import VM_KEYS, House, add_vm
+from failover_orch.topology.model import Topology
+from failover_orch.topology.plans import (
+    IP_PLAN_KEYS,
+    PLAN_KEYS,
+    Plans,
+    add_ip_plan,
+    add_recovery_plan,
+    check_conflicts,
+)
+from failover_orch.topology.reading import Entry, Notes, Register, compose
+
+__all__ = ["load"]
+
+_SECTIONS = {
+    "sites": ("name", SITE_KEYS),
+    "networks": ("name", NETWORK_KEYS),
+    "clusters": ("name", CLUSTER_KEYS),
+    "vms": ("id", VM_KEYS),
+    "ip_plans": ("vm", IP_PLAN_KEYS),
+    "recovery_plans": ("id", PLAN_KEYS),
+}
+"""Each section with the key that an entry is called by, and the keys of an entry."""
+
+_REQUIRED = ("sites", "clusters")
+
+_Item = TypeVar("_Item")
+
+
+def load(path: str | Path) -> Topology:
+    """Read a topology file.
+
+    Raises:
+        TopologyError: the file cannot be read or has mistakes; every one of them is listed.
+
+    """
+    notes = Notes()
+    topology = _read(_text(Path(path), notes), notes)
+    if topology is None or notes.mistakes:
+        raise TopologyError(str(path), sorted(set(notes.mistakes)))
+    return topology
+
+
+def _text(path: Path, notes: Notes) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        notes.mistake(1, "file", f"cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        notes.mistake(line, "file", "is not UTF-8 text; save it as UTF-8")
+    return ""
+
+
+def _read(text: str, notes: Notes) -> Topology | None:
+    if notes.mistakes:
+        return None
+    node = compose(text, notes)
+    if node is None:
+        return None
+    root = Entry(node, "", notes, _SECTIONS)
+    if root.broken:
+        return None
+    house, plans = _declared(root)
+    if notes.mistakes:
+        return None
+    clusters = clusters_of(house)
+    warn_of_capacity(house, clusters)
+    return Topology(
+        sites=tuple(house.sites.items),
+        networks=tuple(draft.network for draft in house.networks.items.values()),
+        clusters=clusters,
+        vms=tuple(draft.vm for draft in house.vms.items.values()),
+        settings=tuple(plans.ip_plans.items.values()),
+        plans=tuple(plans.recovery_plans.items.values()),
+        warnings=tuple(sorted(set[Mistake](notes.warnings))),
+    )
+
+
+def _declared(root: Entry) -> tuple[House, Plans]:
+    sections = _Sections(root)
+    house = House(
+        sites=sections.register("sites", "site"),
+        networks=sections.register("networks", "network"),
+        brokers=Register("broker"),
+        clusters=sections.register("clusters", "cluster"),
+        nodes=sections.register("clusters", "node"),
+        vms=sections.register("vms", "VM"),
+    )
+    plans = Plans(sections.register("ip_plans", "IP plan"), sections.register("recovery_plans", "recovery plan"))
+    for entry in sections.entries["sites"]:
+        add_site(entry, house.sites)
+    for entry in sections.entries["networks"]:
+        add_network(entry, house.sites, house.networks)
+    for entry in sections.entries["clusters"]:
+        add_cluster(entry, house.sites, house.brokers, house.clusters, house.nodes)
+    for entry in sections.entries["vms"]:
+        add_vm(entry, house)
+    for entry in sections.entries["ip_plans"]:
+        add_ip_plan(entry, house, plans)
+    check_conflicts(plans, root.notes)
+    for entry in sections.entries["recovery_plans"]:
+        add_recovery_plan(entry, house, plans)
+    return house, plans
+
+
+class _Sections:
+    """The sections of a file, and which of them could be read whole."""
+
+    def __init__(self, root: Entry) -> None:
+        # A key that is no section may be a section misspelt, and of a section given twice only the first is read: what
+        # they would have declared is not held against those who refer to it.
+        wrong = {mistake.field for mistake in root.notes.mistakes}
+        self.entries = {
+            name: root.entries(name, label, keys, required=name in _REQUIRED)
+            for name, (label, keys) in _SECTIONS.items()
+        }
+        self._complete = {
+            name: bool(entries) and name not in wrong if root.has(name) else not wrong
+            for name, entries in self.entries.items()
+        }
+
+    def register(self, section: str, kind: str) -> Register[_Item]:
+        """An empty register for what a section declares."""
+        return Register(kind, complete=self._complete[section])
