@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install tools demo test check bench chaos lock docs clean
+.PHONY: help install tools demo test check bench chaos lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,9 +14,9 @@ help: ## list the targets
 tools:
 	@bash .ci/tools "$(PYTHON)"
 
-$(VENV)/ready: requirements.lock pyproject.toml | tools
+$(VENV)/ready: requirements-dev.lock pyproject.toml | tools
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
@@ -33,8 +33,15 @@ check: $(VENV)/ready ## formatting, lint, types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+chaos: $(VENV)/ready ## 20,000 moves while workers, and then brokers too, are killed and paused; ARGS="--seed 7" repeats one
+	@$(BIN)/python tests/streams/chaos.py $(ARGS)
+	@$(BIN)/python tests/streams/chaos.py --brokers 3 --broker-kills 3 $(ARGS)
+
 bench: $(VENV)/ready ## a short benchmark: medians of three runs; ARGS="restore --scale 1" for one part in full size
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lock: ## pin and hash the dependencies anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
+		pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --group dev \
+		--constraint requirements.lock pyproject.toml -o requirements-dev.lock

@@ -59,6 +59,8 @@ _SCOPE = "failover_orch"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _BATCH_SIZE_BOUNDS = (1, 5, 10, 50, 100, 500, 1000, 2000, 5000, 10_000)
 _TRANSACTION_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_LIBRARIES = ("aiokafka", "faust", "mode")
+"""They tell of their daily rounds at INFO; our own lines say what matters of it."""
 _EXPORT_TIMEOUT_S = 5.0
 """A collector that is away must not hold up a worker that is asked to end."""
 
@@ -105,6 +107,7 @@ def start(
     service: str,
     settings: Settings,
     *,
+    libraries: str = "WARNING",
     span_exporter: SpanExporter | None = None,
     metric_reader: MetricReader | None = None,
 ) -> None:
@@ -115,7 +118,7 @@ def start(
     """
     global _running  # noqa: PLW0603 - telemetry is one per process, as logging is
     stop()
-    logging.config.dictConfig(logging_config(settings.log_level))
+    logging.config.dictConfig(logging_config(settings.log_level, libraries=libraries))
     if not settings.otlp_endpoint and span_exporter is None and metric_reader is None:
         return
     # Imported here: without a collector a process pays neither the time nor the memory of the SDK and of requests.
@@ -280,7 +283,7 @@ def logger(name: str) -> Logger:
     return Logger(name)
 
 
-def logging_config(level: str) -> dict[str, Any]:
+def logging_config(level: str, *, libraries: str = "WARNING") -> dict[str, Any]:
     """An argument for `logging.config.dictConfig` that gives every library's logs our form.
 
     For those who set up logging themselves, as Faust does: give its worker this as `logging_config`.
@@ -292,6 +295,7 @@ def logging_config(level: str) -> dict[str, Any]:
         "formatters": {"line": {"()": formatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {name: {"level": level if level == "DEBUG" else libraries} for name in _LIBRARIES},
     }
 
 

@@ -7,27 +7,23 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 from typing import Any
 
 import faust
 
 from failover_orch import telemetry
 from failover_orch.config import Settings
-from failover_orch.contract import SOURCES, TOPICS, Codec, HttpRegistry, state_topic
+from failover_orch.contract import SOURCES, TOPICS, Codec, state_topic
 from failover_orch.errors import KafkaUnavailable, TopicMismatch
 from failover_orch.streams import create_app
 from failover_orch.wire import partition_counts, require_topics
 
-__all__ = ["codec_for", "run_worker", "wait_for_kafka"]
+__all__ = ["run_worker", "wait_for_kafka"]
 
 log = telemetry.logger(__name__)
 
 _BETWEEN_TRIES_S = 1.0
-
-
-def codec_for(settings: Settings) -> Codec:
-    """The codec in the framing that the settings ask for."""
-    return Codec(HttpRegistry(settings.schema_registry_url) if settings.schema_registry_url else None)
 
 
 async def wait_for_kafka(settings: Settings) -> None:
@@ -64,9 +60,7 @@ def run_worker(settings: Settings) -> None:
         TopicMismatch: Kafka's topics are not what the contract says.
 
     """
-    telemetry.start("worker", settings)
-    asyncio.run(wait_for_kafka(settings))
-    app = create_app(settings, codec_for(settings))
+    app = _app(settings)
     worker = faust.Worker(
         app,
         loglevel=settings.log_level.lower(),
@@ -80,9 +74,15 @@ def run_worker(settings: Settings) -> None:
         telemetry.stop()
 
 
+def _app(settings: Settings) -> faust.App:
+    telemetry.start("worker", settings)
+    asyncio.run(wait_for_kafka(settings))
+    return create_app(settings, Codec.for_registry(settings.schema_registry_url))
+
+
 def __getattr__(name: str) -> Any:
     """Make `app` when Faust's command asks for it: no one else who imports this module needs a Kafka."""
     if name != "app":
         raise AttributeError(name)
-    settings = Settings.from_environment()
-    return create_app(settings, codec_for(settings))
+    atexit.register(telemetry.stop)
+    return _app(Settings.from_environment())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from failover_orch.domain.chain import ChainHead, Finding, hash_of, link, seal, verify
+from failover_orch.domain.chain import ChainFinding, ChainHead, hash_of, link, seal, verify
 from failover_orch.domain.records import AuditEntry, JournalEntry
 
 Entry = JournalEntry | AuditEntry
@@ -40,7 +40,7 @@ class Trail:
     standing: tuple[tuple[str, Entry], ...]
     heads: tuple[ChainHead, ...]
 
-    def findings(self, standing: Sequence[tuple[str, Entry]] | None = None) -> list[Finding]:
+    def findings(self, standing: Sequence[tuple[str, Entry]] | None = None) -> list[ChainFinding]:
         return verify([link(entry, place) for place, entry in (standing or self.standing)], self.heads)
 
 
@@ -67,6 +67,7 @@ def rehashed(entry: Entry) -> Entry:
     return replace(entry, hash=hash_of(entry))
 
 
+@settings(deadline=None)
 @given(trails(), st.randoms(use_true_random=False))
 def test_sound_chains_verify_in_whatever_order_the_places_are_read(trail: Trail, random: Random) -> None:
     places = sorted({place for place, _ in trail.standing})
@@ -74,7 +75,7 @@ def test_sound_chains_verify_in_whatever_order_the_places_are_read(trail: Trail,
     assert trail.findings([each for place in places for each in trail.standing if each[0] == place]) == []
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(trails(), st.data(), st.booleans())
 def test_any_change_of_any_field_is_found(trail: Trail, data: st.DataObject, with_new_hash: bool) -> None:
     at = data.draw(st.integers(0, len(trail.standing) - 1))
@@ -94,6 +95,7 @@ def test_any_change_of_any_field_is_found(trail: Trail, data: st.DataObject, wit
     )
 
 
+@settings(deadline=None)
 @given(trails(), st.data())
 def test_any_removal_is_found(trail: Trail, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(trail.standing) - 1))
@@ -104,7 +106,7 @@ def test_any_removal_is_found(trail: Trail, data: st.DataObject) -> None:
     assert findings[0].what.startswith("removed: it is missing")
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(trails(least=2), st.data())
 def test_any_swap_of_a_chains_entries_is_found(trail: Trail, data: st.DataObject) -> None:
     pairs = [
@@ -120,6 +122,7 @@ def test_any_swap_of_a_chains_entries_is_found(trail: Trail, data: st.DataObject
     assert any("reordered" in finding.what for finding in trail.findings(swapped))
 
 
+@settings(deadline=None)
 @given(trails(), st.data())
 def test_any_repetition_is_found(trail: Trail, data: st.DataObject) -> None:
     place, entry = data.draw(st.sampled_from(trail.standing))
@@ -129,6 +132,7 @@ def test_any_repetition_is_found(trail: Trail, data: st.DataObject) -> None:
     ] == [f"{entry.chain}, entry {entry.chain_sequence}: repeated: it stands at {place} and again at {elsewhere}"]
 
 
+@settings(deadline=None)
 @given(trails(), st.data())
 def test_a_second_entry_of_the_same_number_is_found(trail: Trail, data: st.DataObject) -> None:
     place, entry = data.draw(st.sampled_from(trail.standing))
@@ -137,6 +141,7 @@ def test_a_second_entry_of_the_same_number_is_found(trail: Trail, data: st.DataO
     assert any("forged" in finding.what and finding.sequence == entry.chain_sequence for finding in findings)
 
 
+@settings(deadline=None)
 @given(trails(), JOURNAL_ENTRIES, st.integers(0, 3))
 def test_an_entry_appended_by_the_rules_of_the_chain_is_found(trail: Trail, entry: JournalEntry, task: int) -> None:
     chain = f"journal/{task}"
@@ -144,7 +149,7 @@ def test_an_entry_appended_by_the_rules_of_the_chain_is_found(trail: Trail, entr
     forged, _ = seal(entry, head)
     findings = trail.findings([*trail.standing, ("failover-journal/0", forged)])
     assert findings == [
-        Finding(
+        ChainFinding(
             chain,
             head.sequence + 1,
             f"forged: it stands outside the chain, which ends with entry {head.sequence}",
@@ -152,6 +157,7 @@ def test_an_entry_appended_by_the_rules_of_the_chain_is_found(trail: Trail, entr
     ]
 
 
+@settings(deadline=None)
 @given(trails(), st.data())
 def test_what_is_written_meanwhile_is_no_fault_even_where_it_is_there_in_part(
     trail: Trail, data: st.DataObject
@@ -168,6 +174,7 @@ def test_what_is_written_meanwhile_is_no_fault_even_where_it_is_there_in_part(
     assert verify([link(entry, place) for place, entry in standing], trail.heads, after.values()) == []
 
 
+@settings(deadline=None)
 @given(trails())
 def test_a_changed_entry_among_those_written_meanwhile_is_found(trail: Trail) -> None:
     after = {head.chain: head for head in trail.heads}
@@ -233,6 +240,7 @@ def test_the_hash_is_over_what_differs_from_the_defaults() -> None:
     assert hash_of(entry) == hashlib.sha256(text.encode()).hexdigest()
 
 
+@settings(deadline=None)
 @given(st.one_of(JOURNAL_ENTRIES, AUDIT_ENTRIES), st.one_of(JOURNAL_ENTRIES, AUDIT_ENTRIES))
 def test_different_entries_have_different_hashes(first: Entry, second: Entry) -> None:
     assert (hash_of(first) == hash_of(second)) == (first == second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 from contract_values import MOVED, RECORDS, values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from failover_orch.contract import everywhere, key_of, partition_of, records_on, topic_of
@@ -49,6 +49,7 @@ def test_topic_and_key(value: object, topic: str, key: bytes) -> None:
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+@settings(deadline=None)
 @given(data=st.data())
 def test_every_record_has_a_topic_that_carries_it_and_a_key(record: type, data: st.DataObject) -> None:
     value = data.draw(values(record))
@@ -82,6 +83,7 @@ def test_murmur2_is_that_of_the_java_client(key: bytes, number: int) -> None:
     assert partition_of(key, 1000) == (number & 0x7FFFFFFF) % 1000
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(1, 64))
 def test_partitions_are_those_of_aiokafka(key: bytes, count: int) -> None:
     partitions = list(range(count))

@@ -28,7 +28,7 @@ DATA = PLAIN.encode(MOVED)
 
 @pytest.mark.parametrize("codec", [PLAIN, REGISTERED], ids=["single object", "confluent"])
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_every_record_comes_back_as_it_went(codec: Codec, record: type, data: st.DataObject) -> None:
     value = data.draw(values(record))
@@ -141,13 +141,14 @@ def test_a_registered_schema_needs_the_registry() -> None:
         PLAIN.decode(b"\x00\x00\x00\x00\x07body")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=64), st.sampled_from([b"", DATA[:10], REGISTERED.encode(MOVED)[:5], b"\x00", b"\xc3\x01"]))
 def test_random_bytes_are_a_record_or_undecodable(noise: bytes, header: bytes) -> None:
     with suppress(UndecodableRecord):
         assert type(REGISTERED.decode(header + noise)) in RECORDS
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(DATA) - 1), st.integers(0, 255))
 def test_a_changed_byte_gives_a_record_or_undecodable(at: int, byte: int) -> None:
     with suppress(UndecodableRecord):

@@ -136,7 +136,7 @@ def every_value(of: Any) -> list[Any]:
     return [VALUES[of]]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(reader=schemas(), writer=schemas())
 def test_what_is_called_compatible_fastavro_reads_and_what_is_not_it_does_not(reader: Any, writer: Any) -> None:
     parsed = fastavro.parse_schema(reader), fastavro.parse_schema(writer)

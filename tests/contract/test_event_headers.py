@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from contract_values import MOVED
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from failover_orch.contract import event_headers, traceparent_of
@@ -37,6 +37,7 @@ def test_without_a_trace_there_is_no_header() -> None:
     assert traceparent_of(headers) == ""
 
 
+@settings(deadline=None)
 @given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
 def test_times_are_rfc_3339_to_the_millisecond(time_ms: int) -> None:
     text = dict(event_headers(MOVED, source="s", event_id="e", time_ms=time_ms))["ce_time"].decode()

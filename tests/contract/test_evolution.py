@@ -189,7 +189,7 @@ def generations(tmp_path_factory: pytest.TempPathFactory) -> Generations:
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_old_and_new_readers_agree(generations: Generations, record: type, data: st.DataObject) -> None:
     value = data.draw(values(record))

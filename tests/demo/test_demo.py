@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from failover_orch.kafka.processes import recorded
+from failover_orch.processes import recorded
 
 pytestmark = pytest.mark.slow
 

@@ -57,6 +57,7 @@ from failover_orch.streams.store import _DECODERS, dump
 PRIMARY, REPLICA = "primary", "dr"
 START_MS = 1_000_000
 ANSWER_MS = 10
+SLOW_MS = 25
 TARGET = AdapterAddresses("nic-0", FamilyAddresses(addresses=("10.20.0.11/24",), gateways=("10.20.0.1",)))
 CLUSTERS = (
     ClusterInventory("pc", PRIMARY, "PRI-BROKER", (Node("p1", NodeState.UP, 1, 1), Node("p2", NodeState.UP, 1, 1))),
@@ -65,12 +66,17 @@ CLUSTERS = (
 
 
 class Behaviour(StrEnum):
-    """What an agent makes of one command. LATE and LOST: it is done, and the answer comes late or never."""
+    """What an agent makes of one command.
+
+    LATE and LOST: it is done, and the answer comes late or never. SLOW: it is begun only after a while, when a cancel
+    or a failure may have overtaken it.
+    """
 
     DO = "do"
     TWICE = "answer twice"
     LATE = "answer late"
     LOST = "do, never answer"
+    SLOW = "do after a while"
     SILENT = "do nothing, never answer"
     FAIL = "fail"
     REFUSE = "refuse"
@@ -177,7 +183,7 @@ class World:
         self._behaviours = behaviours or {}
         self._accepted: dict[tuple[str, str], int] = {}
         self._queue: deque[Fact] = deque()
-        self._later: list[tuple[int, int, Fact]] = []
+        self._later: list[tuple[int, int, Fact | StepCommand]] = []
         self._numbers = count()
         self._doubled, self._swapped, self._crashing = doubled, False, crashing
         for vm in vms:
@@ -193,13 +199,16 @@ class World:
     def send(self, fact: Fact, after_ms: int | None = None) -> None:
         """Put a fact on its way: now, or in so many milliseconds."""
         if after_ms is not None:
-            heapq.heappush(self._later, (self.now_ms + after_ms, next(self._numbers), fact))
+            self._put_off(fact, after_ms)
             return
         self._queue.append(fact)
         if self._doubled:
             self._queue.append(fact)
         if self._swapped and len(self._queue) > 1 and _unordered(self._queue[-1], self._queue[-2]):
             self._queue[-1], self._queue[-2] = self._queue[-2], self._queue[-1]
+
+    def _put_off(self, what: Fact | StepCommand, after_ms: int) -> None:
+        heapq.heappush(self._later, (self.now_ms + after_ms, next(self._numbers), what))
 
     def run(self, limit: int = 20_000) -> None:
         """Let everything happen until nothing is left to wait for but the forgetting of ended runs."""
@@ -234,15 +243,18 @@ class World:
     def final(self) -> dict[str, object]:
         """The state in the end, but for what is not meant to be the same after a crash or in another order.
 
-        That is: the heads of the chains, in which order nodes and ends spoke, and when an end reported nothing new.
+        That is: the heads of the chains, in which order nodes and ends spoke, and when something was last reported that
+        was known already.
         """
         values: dict[str, object] = {}
         for partition in self.partitions:
             for key, value in partition.state.items():
                 if isinstance(value, VmState):
                     ends = (replace(end, reported_at_ms=0, last_replication_at_ms=0) for end in value.ends)
+                    told = value.inventory
                     values[key] = replace(
                         value,
+                        inventory=replace(told, reported_at_ms=0) if told else None,
                         presences=tuple(sorted(value.presences, key=lambda p: (p.site, p.node))),
                         ends=tuple(sorted(ends, key=lambda end: end.site)),
                     )
@@ -284,7 +296,11 @@ class World:
         self.now_ms = max(self.now_ms, min(times))
         if self._later and self._later[0][0] <= self.now_ms:
             while self._later and self._later[0][0] <= self.now_ms:
-                self.send(heapq.heappop(self._later)[2])
+                what = heapq.heappop(self._later)[2]
+                if isinstance(what, StepCommand):
+                    self._carry_out(what, Behaviour.DO)
+                else:
+                    self.send(what)
             return True
         for _, number, key in sorted(each for each in timers if each[0] <= self.now_ms):
             partition = self.partitions[number]
@@ -294,12 +310,16 @@ class World:
 
     def _perform(self, command: StepCommand) -> None:
         """A site agent takes a command, and answers as it is told to."""
-        vm, site = command.vm_id, command.site
-        script = self._behaviours.get(vm, {}).get(command.step, ())
+        script = self._behaviours.get(command.vm_id, {}).get(command.step, ())
         # A command that comes twice is answered twice alike; only another attempt is another behaviour.
         behaviour = script[command.attempt - 1] if command.attempt <= len(script) else Behaviour.DO
-        if behaviour is Behaviour.SILENT:
-            return
+        if behaviour is Behaviour.SLOW:
+            self._put_off(command, SLOW_MS)
+        elif behaviour is not Behaviour.SILENT:
+            self._carry_out(command, behaviour)
+
+    def _carry_out(self, command: StepCommand, behaviour: Behaviour) -> None:
+        vm, site = command.vm_id, command.site
         if command.epoch < self._accepted.get((vm, site), 0) or behaviour is Behaviour.STALE:
             self._answer(command, StepOutcome.STALE, "a higher epoch was accepted")
             return
@@ -447,6 +467,10 @@ def _check_vm_run(world: World, run: Run, terminal: RunSnapshot) -> None:
     if undone and not not_undone:
         assert vm.active_site == run.primary_site
         assert vm.replica_site == run.replica_site
+        assert {location.site: location.role for location in vm.locations} == {
+            run.primary_site: Role.PRIMARY,
+            run.replica_site: Role.REPLICA,
+        }
         assert machine.running == ({PRIMARY} if run.request.kind is FailoverKind.PLANNED else set())
         assert not machine.prepared
         assert not machine.failed_over

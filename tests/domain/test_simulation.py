@@ -20,7 +20,7 @@ from failover_orch.domain.workflows import WORKFLOWS
 
 PLANNED, UNPLANNED = FailoverKind
 CANCEL = RequestAction.CANCEL
-DO, TWICE, LATE, LOST, SILENT, FAIL, REFUSE, STALE = Behaviour
+DO, REFUSE = Behaviour.DO, Behaviour.REFUSE
 STEPS = {
     kind: [step.number for step in workflow.steps] + [f"{step.number}-undo" for step in workflow.steps if step.undo]
     for kind, workflow in WORKFLOWS.items()
@@ -125,12 +125,17 @@ def test_every_step_going_wrong_in_every_way(kind: FailoverKind, behaviour: Beha
 
 
 @pytest.mark.parametrize("kind", FailoverKind)
-def test_a_cancel_at_every_step_and_every_undo_going_wrong_in_every_way(kind: FailoverKind) -> None:
-    undos = [step for step in STEPS[kind] if step.endswith("-undo")]
-    behaviours: list[Behaviours] = [{}] + [{undo: [fault] * 5} for undo in undos for fault in FAULTS]
+def test_a_cancel_at_every_step_with_every_step_or_undo_going_wrong_in_every_way(kind: FailoverKind) -> None:
+    behaviours: list[Behaviours] = [{}] + [{step: [fault] * 5} for step in STEPS[kind] for fault in FAULTS]
     for step in range(len(WORKFLOWS[kind].steps) + 1):
         for behaviour in behaviours:
             check(fail_over(kind, behaviour, cancel_ms=step * ANSWER_MS + 5))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_reversal_refused_with_every_undo_going_wrong_in_every_way(fault: Behaviour) -> None:
+    for undo in ("P4-undo", "P3-undo", "P2-undo"):
+        check(fail_over(PLANNED, {"P5": [REFUSE], undo: [fault] * 3}))
 
 
 @settings(deadline=None)

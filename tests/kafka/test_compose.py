@@ -83,7 +83,11 @@ def test_a_file_is_one_that_the_repository_has(name: str) -> None:
 
 def test_the_image_copies_what_the_repository_has() -> None:
     dockerfile = (COMPOSE / "Dockerfile").read_text()
-    copied = [source for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for source in line.split()[:-1]]
+    copied = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
     let_in = {line[1:] for line in (COMPOSE / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
     assert set(copied) == let_in
     assert [source for source in copied if not (ROOT / source).exists()] == []

@@ -21,8 +21,8 @@ from failover_orch.contract import Codec, Names
 from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.errors import LocalKafkaError
 from failover_orch.kafka import LocalKafka, create_topics, desired_topics
-from failover_orch.kafka.processes import alive, launch, recorded, terminate
 from failover_orch.kafka.tools import java, libraries
+from failover_orch.processes import alive, launch, recorded, terminate
 from failover_orch.wire import Publisher, read_to_end
 
 Script = Callable[[str, str], Path]

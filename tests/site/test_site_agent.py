@@ -24,7 +24,6 @@ from failover_orch.domain.records import Action, DeadLetter, StepCommand
 from failover_orch.domain.replication import ReplicationMode
 from failover_orch.errors import TopicMismatch
 from failover_orch.hypervisors.simulated import FaultKind, SimulatedHypervisor, SimulatedWorld
-from failover_orch.kafka import LocalKafka
 from failover_orch.site import AgentOptions, SiteAgent
 from failover_orch.wire import Publisher, Received, follow
 from worlds import command, make_vm, make_world
@@ -306,21 +305,3 @@ async def test_an_agent_that_waits_for_kafka_can_be_stopped(tmp_path: Path) -> N
     assert not task.done()
     agent.stop()
     await asyncio.wait_for(task, PATIENCE_S)
-
-
-async def test_kafka_goes_away_and_comes_back(kafka: LocalKafka, settings: Settings, tmp_path: Path) -> None:
-    world = make_world(tmp_path / "world.db")
-    async with running(make_agent(settings, tmp_path / "world.db")) as task:
-        await publish(settings, command(Action.SHUT_DOWN, "primary", deadline_ms=in_time()))
-        await results(settings, 1)
-        await asyncio.to_thread(kafka.kill_broker, 1)
-        try:
-            # Told while nobody can hear it.
-            world.migrate("vm-1", "p2", MoveKind.QUICK)
-            await asyncio.wait([task], timeout=1)
-            assert not task.done()
-        finally:
-            await asyncio.to_thread(kafka.start_broker, 1)
-        await publish(settings, command(Action.START, "primary", deadline_ms=in_time()))
-        assert [answer.step for answer in await results(settings, 2)] == ["SHUT_DOWN", "START"]
-        await until(settings, "vm-moved", lambda seen: any(s.value.kind is MoveKind.QUICK for s in seen))

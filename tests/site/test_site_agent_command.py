@@ -1,4 +1,4 @@
-"""`failover-orch site-agent` as the process it is."""
+"""`failover-orch site-agent` as the process it is, and agents whose Kafka goes away."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-from test_site_agent import publish, results
+from test_site_agent import PATIENCE_S, make_agent, publish, results, running, until
 
 from failover_orch.config import Settings
-from failover_orch.domain.facts import StepOutcome
+from failover_orch.domain.facts import MoveKind, StepOutcome
 from failover_orch.domain.records import Action
 from failover_orch.hypervisors.simulated import SimulatedWorld
 from failover_orch.kafka import LocalKafka
-from worlds import command
+from worlds import command, make_world
 
 TOPOLOGY = Path(__file__).parents[2] / "topologies" / "two-sites.yaml"
 
 
-@pytest.mark.parametrize("kafka_is_there", [True, False])
-async def test_it_makes_its_world_works_and_ends_on_sigterm(
-    kafka: LocalKafka, settings: Settings, tmp_path: Path, kafka_is_there: bool
-) -> None:
-    path = tmp_path / "world.db"
-    arguments = ["--site=dr", f"--world={path}", f"--topology={TOPOLOGY}", f"--bootstrap={settings.bootstrap}"]
+def in_time() -> int:
+    return time.time_ns() // 1_000_000 + PATIENCE_S * 1000
+
+
+@asynccontextmanager
+async def agent_process(settings: Settings, world: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command, running for the site dr."""
+    arguments = ("--site=dr", f"--world={world}", f"--topology={TOPOLOGY}", f"--bootstrap={settings.bootstrap}")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -44,21 +47,49 @@ async def test_it_makes_its_world_works_and_ends_on_sigterm(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        # The VM is not known there: the answer shows that the agent works.
-        deadline_ms = time.time_ns() // 1_000_000 + 60_000
-        await publish(settings, command(Action.START, "dr", vm_id="vm-none", deadline_ms=deadline_ms))
-        (answer,) = await results(settings, 1)
-        if not kafka_is_there:
-            await asyncio.to_thread(kafka.kill_broker, 1)
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(60):
-            _, said = await process.communicate()
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
-            await process.communicate()
-        if not kafka_is_there:
-            await asyncio.to_thread(kafka.start_broker, 1)
+        await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> bytes:
+    """What a process that is asked to end says until it has."""
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        _, said = await process.communicate()
+    return said
+
+
+async def test_it_makes_its_world_works_and_ends_on_sigterm(settings: Settings, tmp_path: Path) -> None:
+    async with agent_process(settings, tmp_path / "world.db") as process:
+        # The VM is not known there: the answer shows that the agent works.
+        await publish(settings, command(Action.START, "dr", vm_id="vm-none", deadline_ms=in_time()))
+        (answer,) = await results(settings, 1)
+        said = await ended(process)
     assert (answer.outcome, process.returncode) == (StepOutcome.REFUSED, 0)
     assert b"site agent ends" in said
-    assert len(SimulatedWorld(path).ends(site="dr")) == 24
+    assert len(SimulatedWorld(tmp_path / "world.db").ends(site="dr")) == 24
+
+
+async def test_kafka_goes_away_and_comes_back(kafka: LocalKafka, settings: Settings, tmp_path: Path) -> None:
+    """Agents go on where they stood, and one that is asked to end meanwhile does not wait for Kafka."""
+    path = tmp_path / "world.db"
+    world = make_world(path)
+    async with running(make_agent(settings, path)) as task, agent_process(settings, path) as process:
+        asked = [command(Action.SHUT_DOWN, "primary", deadline_ms=in_time())]
+        asked.append(command(Action.STAGE_ADDRESSES, "dr", deadline_ms=in_time()))
+        await publish(settings, *asked)
+        await results(settings, 2)
+        await asyncio.to_thread(kafka.kill_broker, 1)
+        try:
+            # Told while nobody can hear it.
+            world.migrate("vm-1", "p2", MoveKind.QUICK)
+            assert b"site agent ends" in await ended(process)
+            assert (process.returncode, task.done()) == (0, False)
+        finally:
+            await asyncio.to_thread(kafka.start_broker, 1)
+        await publish(settings, command(Action.START, "primary", deadline_ms=in_time()))
+        assert [answer.step for answer in await results(settings, 3)][-1] == "START"
+        await until(settings, "vm-moved", lambda seen: any(s.value.kind is MoveKind.QUICK for s in seen))

@@ -163,3 +163,22 @@ async def check_the_worker_goes_on(settings: Settings, workers: Workers) -> None
     )
     assert [update.epoch for update in updates if update.vm_id == "vm-bad"] == [1]
     assert workers.left == []
+
+
+async def test_what_its_producer_never_committed_is_not_taken(settings: Settings, tmp_path: Path) -> None:
+    """Faust reads aborted records, if it is let."""
+    topic = settings.names.of("vm-moved")
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap, transactional_id=f"{settings.group}-foreign")
+    await producer.start()
+    try:
+        with running_workers(settings, tmp_path, 1) as workers:
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, key=b"vm-1", value=CODEC.encode(move("vm-1", 8)))
+            await producer.abort_transaction()
+            async with producer.transaction():
+                await producer.send_and_wait(topic, key=b"vm-1", value=CODEC.encode(move("vm-1", 1)))
+            (update,) = await values_once(settings, "routing-updates", bool)
+            assert (update.epoch, update.changed.node) == (1, "d1")
+            assert workers.left == []
+    finally:
+        await producer.stop()

@@ -16,10 +16,14 @@ from failover_orch.domain import (
     ClusterInventory,
     FailoverKind,
     FailoverRequested,
+    Guest,
     MoveKind,
+    Replication,
+    ReplicationState,
     RequestAction,
     Run,
     RunState,
+    VmInventory,
     VmMoved,
     VmState,
 )
@@ -56,6 +60,7 @@ class Task(PartitionTask):
         self.gate = asyncio.Event()
         self.gate.set()
         self.writing = asyncio.Event()
+        self.made_since: frozenset[str] = frozenset()
         self._partitions = PARTITIONS
         topics = [topic.name for topic in TOPICS] + [state_topic("app"), step_commands_topic("dr")]
         self._topics = frozenset(map(SETTINGS.names.of, topics))
@@ -71,6 +76,7 @@ class Task(PartitionTask):
         self.batches.append(batch)
 
     async def _look_for_topics(self) -> None:
+        self._topics |= self.made_since
         self._topics_missed = False
 
     def told(self, topic: str) -> list[Any]:
@@ -138,17 +144,20 @@ async def test_offsets_that_hold_no_record_are_no_gap(task: Task, feeder: Feeder
 
 
 async def test_what_is_delivered_again_is_taken_once(task: Task, feeder: Feeder) -> None:
-    await feeder.chunk(move(0), move(1), move(2))
-    await feeder.chunk(move(1), move(2), move(3), start=1)
+    await feeder.chunk(*map(move, range(6)))
+    await feeder.chunk(*map(move, range(1, 7)), start=1)
     await until(lambda: len(feeder.acknowledged) == 2, "both acknowledged")
-    await feeder.chunk(move(0), move(4), start=0)
+    assert len(task.batches) == 1
+    await feeder.chunk(move(0), move(7), start=0)
     await until(lambda: len(feeder.acknowledged) == 3, "all acknowledged")
-    assert [update.epoch for update in task.told("routing-updates")] == [1, 2, 3, 4, 5]
+    assert [update.epoch for update in task.told("routing-updates")] == list(range(1, 9))
+    assert task.told("failover-journal") == []  # where the rules would have told of a move they had seen before
 
 
 async def test_a_chunk_of_another_reading_is_void(task: Task, feeder: Feeder) -> None:
     for reading in (READING - 1, READING + 1, -1):
         await feeder.chunk(move(0), reading=reading)
+        await feeder.chunk(move(50), reading=reading)  # nor does it make a gap
     good = await feeder.chunk(move(0))
     await until(lambda: feeder.acknowledged, "the good one acknowledged")
     assert feeder.acknowledged == [good]
@@ -192,14 +201,23 @@ async def test_whoever_waits_at_a_full_queue_is_let_go_when_the_task_is_held_or_
 async def test_a_held_task_starts_nothing_and_its_timers_wait(task: Task, feeder: Feeder) -> None:
     """Between a rebalance's beginning and its end the partition may be another worker's."""
     await task.hold(READING + 1, 1)
-    task._queue.put_nowait((Chunk("t-vm-moved", 2, 0, 1, READING, 0, (move(0),)), lambda: None))
+    task._store.state["run/r"] = due_run()
     task._timers.set("run/r", due_run())
+    # As an agent does that has waited at the full queue since before the rebalance.
+    task._queue.put_nowait((late_chunk(), lambda: feeder.acknowledged.append(late_chunk())))
     for _ in range(20):
         await asyncio.sleep(0)
     assert task.batches == []
     await task.begin_reading(SOURCES, READING + 2)
+    await until(lambda: task.batches, "the timer fires")
+    assert "run/r" not in task._store.state
     good = await feeder.chunk(move(0), reading=READING + 2)
-    await until(lambda: feeder.acknowledged == [good], "goes on")
+    await until(lambda: feeder.acknowledged, "the good one is taken")
+    assert feeder.acknowledged == [good]
+
+
+def late_chunk() -> Chunk:
+    return Chunk("t-vm-moved", 2, 0, 1, READING, 0, (move(0),))
 
 
 async def test_holding_waits_for_the_batch_in_hand_but_not_for_ever(task: Task, feeder: Feeder) -> None:
@@ -280,6 +298,28 @@ async def test_knowledge_comes_before_intent_within_a_batch(task: Task, feeder: 
     topics = [out.topic for out in task.batches[1].outgoing]
     assert topics[0] == "routing-updates"
     assert "failover-journal" in topics[1:]
+
+
+async def test_a_record_for_a_topic_that_is_not_there_holds_nothing_up_and_may_come_again(
+    task: Task, feeder: Feeder
+) -> None:
+    vm_id = VMS[0]
+    replication = Replication(ReplicationState.REPLICATING, "dr", "mars")
+    inventory = VmInventory(vm_id, "vm", (), Guest("rhel-9"), replication, reported_at_ms=1)
+    await feeder.chunk(Record(0, vm_id.encode(), CODEC.encode(inventory)), topic="t-inventory")
+    await feeder.chunk(move(0, site="mars"))
+    request = FailoverRequested("r", RequestAction.REQUEST, FailoverKind.PLANNED, "a", "b", 1, vm_id=vm_id)
+    record = Record(0, vm_id.encode(), CODEC.encode(request))
+    await feeder.chunk(record, topic="t-failover-requested")
+    await until(lambda: len(feeder.acknowledged) == 3, "acknowledged")
+    (letter,) = task.told("dead-letters")
+    assert "is for topic t-step-commands.mars, which is not there" in letter.reason
+    assert task.told("failover-runs") == []
+    task.made_since = frozenset({"t-step-commands.mars"})
+    await feeder.chunk(replace(record, offset=1), topic="t-failover-requested")
+    await until(lambda: len(feeder.acknowledged) == 4, "acknowledged")
+    assert [command.step for command in task.told("step-commands.mars")] == ["P1"]
+    assert task.failed == []
 
 
 def due_run() -> Run:

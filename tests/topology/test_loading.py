@@ -145,6 +145,13 @@ def test_what_is_legal_and_likely_not_meant_is_a_warning(
     assert any(warning.field == field and words in warning.message for warning in warnings), warnings
 
 
+def test_replicas_with_a_stated_node_are_given_room_first_and_all_are_counted(tmp_path: Path) -> None:
+    # Room for db (8 GiB) or for web (4 GiB, stated to be on w1) beside the reserve of 6.4 GiB, not for both.
+    (warning,) = loaded(SMALL.replace("memory_free_gib: 48", "memory_free_gib: 16"), tmp_path).warnings
+    assert warning.field == "vms[db].replication"
+    assert "w1 lacks 2458 MiB of memory for 8192 MiB" in warning.message
+
+
 def test_sections_may_stand_in_any_order(tmp_path: Path) -> None:
     names = ("sites", "networks", "clusters", "vms", "ip_plans", "recovery_plans")
     starts = [SMALL.index(f"{name}:\n") for name in names]

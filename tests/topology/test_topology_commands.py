@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from failover_orch.topology import bundled, load
 from failover_orch.wire import Publisher, follow, read_to_end
 
 SMALL = Path(__file__).parent / "small.yaml"
+VMS = 3
 CODEC = Codec()
 
 
@@ -82,10 +83,20 @@ def route(vm: VmInventory, role: Role) -> RoutingUpdate:
     return RoutingUpdate(vm.vm_id, 1, RouteCause.PLACED, here, "", (here,), 1, vm.name)
 
 
+@dataclass
+class Broker:
+    """What the stand-in for the workers saw."""
+
+    too_early: list[str] = field(default_factory=list)
+    """What was wanted of VMs whose inventory had not arrived."""
+    routed: set[str] = field(default_factory=set)
+    knows_all: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @contextlib.asynccontextmanager
-async def broker(settings: Settings) -> AsyncIterator[list[str]]:
-    """Stands in for the workers: routes each VM whose inventory arrives. Yields what it saw wanted before that."""
-    too_early: list[str] = []
+async def broker(settings: Settings) -> AsyncIterator[Broker]:
+    """Stands in for the workers: routes each VM whose inventory arrives."""
+    seen = Broker()
 
     async def work() -> None:
         async with publisher(settings, "broker") as out:
@@ -94,12 +105,15 @@ async def broker(settings: Settings) -> AsyncIterator[list[str]]:
                     value = CODEC.decode_from(record.topic, record.value)
                     if isinstance(value, VmInventory):
                         wanted = await records(settings, "replication-settings", "recovery-plans")
-                        too_early.extend(type(one).__name__ for one in wanted)
+                        seen.too_early.extend(type(one).__name__ for one in wanted)
                         await out.publish(route(value, Role.PRIMARY))
+                        seen.routed.add(value.vm_id)
+                        if len(seen.routed) == VMS:
+                            seen.knows_all.set()
 
     task = asyncio.create_task(work())
     try:
-        yield too_early
+        yield seen
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -128,9 +142,11 @@ async def test_apply_publishes_what_exists_and_then_what_is_wanted(settings: Set
 
 
 async def test_nothing_is_wanted_of_vms_before_the_broker_knows_them(settings: Settings) -> None:
-    async with broker(settings) as too_early:
+    async with broker(settings) as seen:
         await apply_topology(settings, load(SMALL), wait_s=30)
-    assert too_early == []
+        async with asyncio.timeout(30):
+            await seen.knows_all.wait()
+    assert seen.too_early == []
 
 
 async def test_apply_gives_up_by_name_where_no_worker_answers(settings: Settings) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from failover_orch.domain.inventory import ClusterInventory
 from failover_orch.domain.records import Action, DeadLetter, HealthChange, StepCommand
 from failover_orch.domain.replication import ReplicationHealth
 from failover_orch.errors import KafkaUnavailable, TopicMismatch, UnencodableRecord
+from failover_orch.kafka import LocalKafka, create_topics, desired_topics
 from failover_orch.wire import Publisher, Received, read_to_end
 
 NOBODY = "127.0.0.1:1"
@@ -155,3 +158,21 @@ async def test_where_nobody_answers_the_address_is_in_the_sentence() -> None:
         async with publisher(settings):
             pass
     assert not [thread for thread in threading.enumerate() if "kafka" in thread.name]
+
+
+async def test_kafka_that_went_away_is_said_and_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    kafka = LocalKafka(tmp_path, brokers=1)
+    settings = Settings(topic_prefix="away-", partitions=1)
+    try:
+        kafka.start()
+        await create_topics(kafka.bootstrap, desired_topics(settings, ["dr"], 1))
+        sending = Publisher(
+            kafka.bootstrap, Codec(), names=settings.names, partitions=1, source="test/publisher", patience_s=1
+        )
+        async with asyncio.timeout(60), sending:
+            await sending.publish(moved("erp-db"))
+            kafka.kill_broker(1)
+            with pytest.raises(KafkaUnavailable, match="not acknowledged within 1 s"):
+                await sending.publish(moved("erp-db", 2))
+    finally:
+        kafka.stop(grace_s=0)

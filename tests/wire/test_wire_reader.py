@@ -17,7 +17,7 @@ from failover_orch.config import Settings
 from failover_orch.contract import Names
 from failover_orch.errors import KafkaUnavailable, TopicMismatch
 from failover_orch.kafka import LocalKafka
-from failover_orch.wire import Received, follow, partition_counts, read_to_end, reader
+from failover_orch.wire import Received, follow, partition_counts, read_to_end, reader, stop_consumer
 
 NOBODY = "127.0.0.1:1"
 
@@ -225,3 +225,21 @@ async def test_a_kafka_that_goes_away_ends_a_read_and_holds_up_a_follow(
         while followed < 20:
             followed += len(await anext(following))
     assert followed == 20
+
+
+async def test_a_fetch_that_aiokafka_cancels_does_not_pass_for_a_cancelled_caller() -> None:
+    closed: list[str] = []
+
+    class Consumer:
+        """Stops as aiokafka's does while it waits for a broker that is away."""
+
+        async def stop(self) -> None:
+            raise asyncio.CancelledError
+
+        class _client:  # noqa: N801 (aiokafka's name)
+            @staticmethod
+            async def close() -> None:
+                closed.append("connections")
+
+    await stop_consumer(Consumer())
+    assert closed == ["connections"]

@@ -18,7 +18,7 @@ from failover_orch.audit.report import Report, report_on
 from failover_orch.audit.trail import Standing, read_trail
 from failover_orch.contract import Codec, Names, records_on
 from failover_orch.domain import AuditEntry, ChainHead, JournalEntry
-from failover_orch.domain.chain import Finding, Link, link
+from failover_orch.domain.chain import ChainFinding, Link, link
 from failover_orch.errors import AuditBroken, ConfigError
 
 __all__ = ["export", "verify_file"]
@@ -108,7 +108,7 @@ def verify_file(path: Path) -> Report:
 
     """
     links: list[Link] = []
-    findings: list[Finding] = []
+    findings: list[ChainFinding] = []
     heads: dict[str, dict[str, ChainHead]] = {"before": {}, "after": {}}
     offsets: dict[str, int] = {}
     end: _End | None = None
@@ -129,13 +129,13 @@ def verify_file(path: Path) -> Report:
                     place = f"{line.topic}/{line.partition}"
                     if line.offset <= offsets.get(place, -1):
                         findings.append(
-                            Finding(
+                            ChainFinding(
                                 place, line.offset, f"reordered: it stands after offset {offsets[place]} in the file"
                             )
                         )
                     offsets[place] = line.offset
                     if isinstance(line, _Unreadable):
-                        findings.append(Finding(place, line.offset, f"no entry stands here: {line.reason}"))
+                        findings.append(ChainFinding(place, line.offset, f"no entry stands here: {line.reason}"))
                     else:
                         links.append(link(_entry(where, line), place))
     except OSError as error:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from failover_orch.domain import ChainHead
-from failover_orch.domain.chain import Finding, Link, verify
+from failover_orch.domain.chain import ChainFinding, Link, verify
 from failover_orch.errors import AuditBroken
 
 __all__ = ["ChainSummary", "Report", "report_on"]
@@ -28,7 +28,7 @@ class Report:
     """Every chain, and everything that is wrong with any."""
 
     chains: tuple[ChainSummary, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[ChainFinding, ...]
 
     @property
     def sound(self) -> bool:
@@ -52,7 +52,7 @@ def report_on(
     links: Collection[Link],
     heads: Mapping[str, ChainHead],
     heads_after: Mapping[str, ChainHead],
-    unreadable: Sequence[Finding],
+    unreadable: Sequence[ChainFinding],
 ) -> Report:
     """Verify chains. `heads` were read before the entries, `heads_after` after them; both by chain."""
     findings = (*unreadable, *verify(links, heads.values(), heads_after.values()))

@@ -11,7 +11,7 @@ import msgspec
 from failover_orch.audit.report import Report, report_on
 from failover_orch.contract import Codec, Names, state_topic
 from failover_orch.domain import AuditEntry, ChainHead, JournalEntry
-from failover_orch.domain.chain import Finding, Link, link
+from failover_orch.domain.chain import ChainFinding, Link, link
 from failover_orch.errors import UndecodableRecord
 from failover_orch.wire import Received, read_to_end
 
@@ -39,7 +39,7 @@ class Heads:
     """Heads by chain, and what stands in their place without being one."""
 
     by_chain: dict[str, ChainHead]
-    findings: tuple[Finding, ...]
+    findings: tuple[ChainFinding, ...]
 
 
 async def verify_topics(bootstrap: str, *, names: Names, codec: Codec, app_id: str) -> Report:
@@ -67,7 +67,7 @@ async def read_trail(
     while True:
         take = start()
         links: list[Link] = []
-        unreadable: list[Finding] = []
+        unreadable: list[ChainFinding] = []
         # Heads before entries: a worker that writes meanwhile puts entries beyond these heads, which is no fault. Read
         # the other way round, the heads would be ahead of the entries, and those would seem to be removed.
         before = await _heads(bootstrap, names, app_id)
@@ -75,7 +75,9 @@ async def read_trail(
             take(standing)
             place = f"{standing.received.topic}/{standing.received.partition}"
             if standing.entry is None:
-                unreadable.append(Finding(place, standing.received.offset, f"no entry stands here: {standing.reason}"))
+                unreadable.append(
+                    ChainFinding(place, standing.received.offset, f"no entry stands here: {standing.reason}")
+                )
             else:
                 links.append(link(standing.entry, place))
         # And once more after them: an entry beyond what the task had written by now was forged.
@@ -118,7 +120,7 @@ async def _heads(bootstrap: str, names: Names, app_id: str) -> Heads:
         # A task keeps its chains' heads in its own partition of the state: one elsewhere was put there by another.
         if head is None or head.chain != chain or not chain.endswith(f"/{partition}"):
             findings.append(
-                Finding(chain, -1, f"forged: {topic}/{partition} holds no head of this chain under its key")
+                ChainFinding(chain, -1, f"forged: {topic}/{partition} holds no head of this chain under its key")
             )
         else:
             heads[chain] = head

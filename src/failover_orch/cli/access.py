@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from rich.text import Text
 from failover_orch import telemetry
 from failover_orch.cli.common import console, reported, settings
 from failover_orch.config import Settings
-from failover_orch.contract import Codec, HttpRegistry
+from failover_orch.contract import Codec
 from failover_orch.errors import ConfigError
 from failover_orch.service import ReadModel, read_now
 from failover_orch.wire import Publisher
@@ -57,10 +56,8 @@ def run(bootstrap: str | None, work: Callable[[Settings], Coroutine[Any, Any, T]
     with reported():
         config = settings(bootstrap)
         chatty = config.log_level == "DEBUG"
-        telemetry.start("cli", config if chatty else replace(config, log_level="WARNING"))
-        if not chatty:
-            # The client's own account of a broker that is away, line after line, would drown our one sentence.
-            logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        # The client's own account of a broker that is away, line after line, would drown our one sentence.
+        telemetry.start("cli", config if chatty else replace(config, log_level="WARNING"), libraries="CRITICAL")
         try:
             return asyncio.run(work(config))
         finally:
@@ -69,7 +66,7 @@ def run(bootstrap: str | None, work: Callable[[Settings], Coroutine[Any, Any, T]
 
 def codec_for(config: Settings) -> Codec:
     """The codec in the framing that the settings ask for."""
-    return Codec(HttpRegistry(config.schema_registry_url)) if config.schema_registry_url else Codec()
+    return Codec.for_registry(config.schema_registry_url)
 
 
 async def current(config: Settings) -> ReadModel:

@@ -72,15 +72,16 @@ def show(world: World = _DEFAULT) -> None:
     """Show every VM at both its ends, the sites and the link."""
     with reported():
         opened = SimulatedWorld(world)
-        table = Table(title=f"link {'up' if opened.link_up else 'CUT'}")
+        dark = [site for site, powered in opened.sites().items() if not powered]
+        link = "link up" if opened.link_up else "link cut"
+        table = Table(title=f"{link}, no power at {', '.join(dark)}" if dark else link)
         for column in ("VM", "site", "node", "power", "mode", "state", "epoch", "pending", "addresses"):
             numeric = column in ("epoch", "pending")
             table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=column == "VM")
-        powered = opened.sites()
         for end in opened.ends():
             table.add_row(
                 opened.vm(end.vm_id).name,
-                end.site if powered[end.site] else f"{end.site} (no power)",
+                end.site,
                 end.node or "-",
                 end.power,
                 end.mode,

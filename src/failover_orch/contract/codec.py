@@ -13,7 +13,7 @@ import msgspec
 
 from failover_orch.contract.addressing import records_on
 from failover_orch.contract.compatibility import incompatibilities
-from failover_orch.contract.registry import Registry
+from failover_orch.contract.registry import HttpRegistry, Registry
 from failover_orch.contract.schemas import NAMESPACE, SchemaVersion, load_schemas, parse
 from failover_orch.contract.topics import STEP_COMMANDS, TOPICS
 from failover_orch.errors import ContractError, UndecodableRecord, UnencodableRecord
@@ -87,6 +87,16 @@ class Codec:
                 header = _CONFLUENT + registry.id_of(newest.subject, newest.schema).to_bytes(4, "big")
                 self._readings[header] = _Reading(record, newest.parsed, None, _CONFLUENT_HEADER)
             self._writings[record] = _Writing(header, newest.parsed)
+
+    @classmethod
+    def for_registry(cls, url: str) -> Codec:
+        """A codec in Confluent's wire format through the registry at `url`; in single-object encoding for an empty one.
+
+        Raises:
+            ConfigError: the registry does not answer.
+
+        """
+        return cls(HttpRegistry(url)) if url else cls()
 
     def encode(self, value: object) -> bytes:
         """A record's bytes, in its newest schema.

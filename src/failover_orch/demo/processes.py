@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from failover_orch.errors import FailoverOrchError
-from failover_orch.kafka.processes import launch, recorded, terminate
+from failover_orch.processes import launch, recorded, terminate
 
 __all__ = ["ProcessEnded", "Processes"]
 

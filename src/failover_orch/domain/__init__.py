@@ -20,7 +20,7 @@ from failover_orch.domain.addresses import (
     settings_findings,
 )
 from failover_orch.domain.broker import decide, due_ms, tick
-from failover_orch.domain.chain import ChainHead
+from failover_orch.domain.chain import ChainFinding, ChainHead
 from failover_orch.domain.draft import Decision, Fact, Moment, Output, State
 from failover_orch.domain.facts import (
     FailoverKind,
@@ -114,6 +114,7 @@ __all__ = [
     "Alert",
     "AuditEntry",
     "Candidate",
+    "ChainFinding",
     "ChainHead",
     "ClusterInventory",
     "ClusterReplicationSettings",

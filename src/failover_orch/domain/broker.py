@@ -7,7 +7,9 @@
 | --- | --- |
 | VmMoved | `routing` M1 to M7 |
 | ReplicationReport | `health` H1 to H8 |
-| VmInventory, ClusterInventory | I1: one that is not newer is passed over; I2: a VM without a replica may get one |
+| VmInventory | I1: one that is not newer is passed over; I2: a VM without a replica may get one |
+| | I3: one by a site where the VM is not active is passed over, unless a run is under way |
+| ClusterInventory | I1 |
 | VmReplicationSettings | T1: unknown VM; `addresses` A...: what cannot be set is refused |
 | ClusterReplicationSettings, RecoveryPlan | kept as they come |
 | FailoverRequested, StepResult | `requests` Q1 to Q5 and S1, `preconditions`, `runs`, `plan_runs` |
@@ -104,10 +106,13 @@ def _vm_inventory(draft: Draft, inventory: VmInventory) -> None:
     first = vm.inventory is None
     if vm.inventory is not None and inventory.reported_at_ms <= vm.inventory.reported_at_ms:
         return  # I1
+    if vm.active_site and not vm.run_id and inventory.replication.primary_site != vm.active_site:
+        # I3: a primary that is cut off, or comes back after an unplanned failover, still believes that it is one. While
+        # a run is under way the other site may know of its success before we do.
+        return
     vm = replace(vm, inventory=inventory)
     if first and not vm.active_site:
-        # Only the first: from then on the broker's own runs say which site is active. A primary that comes back after
-        # an unplanned failover still believes that it is one.
+        # Only the first: from then on the broker's own runs say which site is active.
         active, replica = inventory.replication.primary_site, inventory.replication.replica_site
         roles = {active: Role.PRIMARY, replica: Role.REPLICA}
         locations = tuple(replace(here, role=roles.get(here.site, Role.UNKNOWN)) for here in vm.locations)

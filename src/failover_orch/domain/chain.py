@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from failover_orch.domain.records import AuditEntry, JournalEntry
 
-__all__ = ["ChainHead", "Finding", "Link", "Sealed", "hash_of", "link", "seal", "verify"]
+__all__ = ["ChainFinding", "ChainHead", "Link", "Sealed", "hash_of", "link", "seal", "verify"]
 
 Sealed = TypeVar("Sealed", JournalEntry, AuditEntry)
 
@@ -52,7 +52,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ChainFinding:
     """One thing that is wrong with a chain, and at which entry."""
 
     chain: str
@@ -105,7 +105,7 @@ def link(entry: JournalEntry | AuditEntry, place: str) -> Link:
 
 def verify(
     links: Iterable[Link], heads: Iterable[ChainHead], heads_after: Iterable[ChainHead] | None = None
-) -> list[Finding]:
+) -> list[ChainFinding]:
     """What is wrong with chains, by chain and sequence; nothing where they are sound.
 
     `links` come from any number of places, each place's in the order in which its entries stand there. Every entry up
@@ -122,7 +122,7 @@ def verify(
     for name in sorted(chains.keys() | required.keys() | allowed.keys()):
         nothing = ChainHead.start(name)
         chain = _Chain(chains.get(name, []), required.get(name, nothing), allowed.get(name, nothing))
-        found = (Finding(name, sequence, what) for check in _CHECKS for sequence, what in check(chain))
+        found = (ChainFinding(name, sequence, what) for check in _CHECKS for sequence, what in check(chain))
         findings += sorted(found, key=lambda finding: finding.sequence)
     return findings
 

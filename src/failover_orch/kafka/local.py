@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from failover_orch.errors import KafkaUnavailable, LocalKafkaError
-from failover_orch.kafka.processes import alive, how_it_ended, launch, recorded, terminate
 from failover_orch.kafka.readiness import await_ready
 from failover_orch.kafka.tools import LOG4J2, cache_directory, java, libraries, locked
+from failover_orch.processes import alive, how_it_ended, launch, recorded, terminate
 
 __all__ = ["BrokerStatus", "LocalKafka", "LocalStatus"]
 

@@ -20,7 +20,7 @@ from failover_orch.hypervisors import HostedVm, Hypervisor
 from failover_orch.site.lanes import Lanes
 from failover_orch.site.offsets import Offsets
 from failover_orch.site.steps import Steps
-from failover_orch.wire import Publisher, explained, partition_counts, require_topics
+from failover_orch.wire import Publisher, explained, partition_counts, require_topics, stop_consumer
 
 __all__ = ["AgentOptions", "SiteAgent"]
 
@@ -103,7 +103,7 @@ class SiteAgent:
         try:
             await self._work(publisher)
         finally:
-            await self._disconnect(publisher)
+            await publisher.__aexit__(None, None, None)
         _log.info("site agent ends", site=self._hypervisor.site)
 
     async def _work(self, publisher: Publisher) -> None:
@@ -146,18 +146,6 @@ class SiteAgent:
                 _log.warning("waiting for Kafka", error=error)
                 await pause.take()
         return None
-
-    async def _disconnect(self, publisher: Publisher) -> None:
-        """Close the publisher, unless Kafka is away: an idempotent producer would wait for it, however long that takes.
-
-        What it still holds has not been acknowledged, and so is told again by whoever is next.
-        """
-        closing = asyncio.create_task(publisher.__aexit__(None, None, None))
-        _, late = await asyncio.wait([closing], timeout=self._options.grace)
-        if late:
-            _log.warning("ends without Kafka: what it did not acknowledge is told again at the next start")
-        else:
-            closing.result()
 
     async def _publish(self, publisher: Publisher, *values: object, traceparent: str = "") -> None:
         """Publish, for as long as that takes. Repeating is safe: readers know a repeated record for what it is."""
@@ -215,7 +203,7 @@ class SiteAgent:
                     _log.warning("steps under way are left to the next agent", steps=len(self._lanes))
                 await self._commit(consumer)
             finally:
-                await consumer.stop()
+                await stop_consumer(consumer)
 
     def _accept(self, publisher: Publisher, partition: TopicPartition, record: Any) -> None:
         offsets = self._offsets

@@ -61,7 +61,7 @@ from failover_orch.errors import (
 from failover_orch.streams.store import APPLIED, Store, dump
 from failover_orch.streams.timers import Timers
 from failover_orch.streams.transport import Chunk
-from failover_orch.wire import explained
+from failover_orch.wire import explained, stop_producer
 
 __all__ = ["PartitionTask"]
 
@@ -85,6 +85,8 @@ LONGEST_SHOWN = 100
 
 _CLOSED = -1
 """A reading that no chunk belongs to."""
+_STOPPING_S = 3.0
+"""How long a producer may take to stop: it waits for a transaction in hand; whoever takes the partition over does not."""
 _FENCED = (kafka_errors.ProducerFenced, kafka_errors.InvalidProducerEpoch)
 _TRACED = (FailoverRequested, StepResult)
 """Facts that advance a run: each decision about one is a span of the run's trace. The others are too many."""
@@ -223,9 +225,7 @@ class PartitionTask:
             self._loop.cancel()
             await asyncio.wait([self._loop])
         if self._producer is not None:
-            # The producer waits for a transaction in hand; whoever takes the partition over will not.
-            stopping = asyncio.ensure_future(self._producer.stop())
-            await asyncio.wait([stopping], timeout=3)
+            await stop_producer(self._producer, _STOPPING_S)
 
     async def _look_for_topics(self) -> None:
         """Learn what topics there are: to write to one that is not would hold everything up until it fails."""

@@ -60,7 +60,7 @@ def load(path: str | Path) -> Topology:
 
 def _text(path: Path, notes: Notes) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
         notes.mistake(1, "file", f"cannot be read: {error.strerror or error}")
     except UnicodeDecodeError as error:

@@ -7,7 +7,8 @@ isolation are the same everywhere.
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import partition_counts, require_topics
 from failover_orch.wire.publisher import Publisher
-from failover_orch.wire.reader import Received, follow, read_to_end, stop_consumer
+from failover_orch.wire.reader import Received, follow, read_to_end
+from failover_orch.wire.stopping import stop_consumer, stop_producer
 
 __all__ = [
     "Publisher",
@@ -18,5 +19,6 @@ __all__ = [
     "read_to_end",
     "require_topics",
     "stop_consumer",
+    "stop_producer",
     "unavailable",
 ]

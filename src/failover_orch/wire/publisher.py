@@ -12,13 +12,17 @@ from aiokafka import AIOKafkaProducer
 
 from failover_orch.contract import Codec, Names, event_headers, everywhere, key_of, topic_of
 from failover_orch.errors import TopicMismatch
-from failover_orch.wire.failures import explained
+from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import counts_of, require_topics
+from failover_orch.wire.stopping import stop_producer
 
 __all__ = ["Publisher"]
 
 REQUEST_TIMEOUT_MS = 30_000
 LINGER_MS = 2
+PATIENCE_S = 30.0
+"""How long an acknowledgement may take. Without a limit of ours an idempotent producer waits for Kafka for ever."""
+CLOSING_S = 5.0
 
 
 class Publisher:
@@ -28,8 +32,18 @@ class Publisher:
     published. The partition is murmur2 of the key, as the Java client has it.
     """
 
-    def __init__(self, bootstrap: str, codec: Codec, *, names: Names, partitions: int, source: str) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        codec: Codec,
+        *,
+        names: Names,
+        partitions: int,
+        source: str,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """`partitions` is how many every topic has; `source` goes into each record's `ce_source` header."""
+        self._patience_s = patience_s
         self._bootstrap = bootstrap
         self._codec = codec
         self._names = names
@@ -56,7 +70,7 @@ class Publisher:
             with explained(self._bootstrap, "a producer"):
                 await producer.start()
         except BaseException:
-            await producer.stop()
+            await stop_producer(producer, CLOSING_S)
             raise
         self._producer = producer
         return self
@@ -64,7 +78,7 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._producer.stop()
+        await stop_producer(self._producer, min(self._patience_s, CLOSING_S))
 
     async def publish(self, *values: object, traceparent: str = "") -> None:
         """Publish values and wait until every one is acknowledged.
@@ -102,8 +116,12 @@ class Publisher:
                         )
         finally:
             # Also where a later one was refused: no future is left whose error nobody has looked at.
-            outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        for outcome in outcomes:
+            waiting = asyncio.gather(*sent, return_exceptions=True)
+            await asyncio.wait([waiting], timeout=self._patience_s)
+        if not waiting.done():
+            waiting.cancel()
+            raise unavailable(self._bootstrap, f"not acknowledged within {self._patience_s:g} s")
+        for outcome in waiting.result():
             if isinstance(outcome, BaseException):
                 with explained(self._bootstrap, "a record"):
                     raise outcome

@@ -14,8 +14,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from failover_orch.contract import Names
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import counts_of, require_topics
+from failover_orch.wire.stopping import stop_consumer
 
-__all__ = ["Received", "follow", "read_to_end", "stop_consumer"]
+__all__ = ["Received", "follow", "read_to_end"]
 
 REQUEST_TIMEOUT_MS = 15_000
 PATIENCE_S = 30.0
@@ -120,20 +121,6 @@ async def _consumer(bootstrap: str) -> AsyncIterator[Any]:
         yield consumer
     finally:
         await stop_consumer(consumer)
-
-
-async def stop_consumer(consumer: Any) -> None:
-    """Stop an aiokafka consumer, also while its broker is away.
-
-    aiokafka cancels the fetch that waits for that broker, and then lets the fetch's CancelledError out of `stop()`, as
-    if the caller were cancelled, before it has closed its connections.
-    """
-    stopping = asyncio.ensure_future(consumer.stop())
-    await asyncio.wait([stopping])
-    if stopping.cancelled():
-        await consumer._client.close()  # noqa: SLF001 (what `stop()` did not get to)
-    else:
-        stopping.result()
 
 
 async def _assign(

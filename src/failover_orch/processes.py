@@ -99,6 +99,7 @@ def _command_line(pid: int) -> str:
             state = (process / "stat").read_text().rpartition(")")[2].split()[0]
             alone = len(list((process / "task").iterdir())) <= 1
             if (state in "ZX" and alone) or time.monotonic() > deadline:
+                _reap(pid)
                 break
             time.sleep(0.001)
             _reap(pid)

@@ -1,0 +1,40 @@
+"""Stopping aiokafka's clients, also while Kafka is away: left to themselves they wait for it, or leave connections open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka.errors import KafkaTimeoutError
+
+__all__ = ["stop_consumer", "stop_producer"]
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stop an aiokafka consumer, also while its broker is away.
+
+    aiokafka cancels the fetch that waits for that broker, and then lets the fetch's CancelledError out of `stop()`, as
+    if the caller were cancelled, before it has closed its connections.
+    """
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait([stopping])
+    if stopping.cancelled():
+        await consumer._client.close()  # noqa: SLF001 (what `stop()` did not get to)
+    else:
+        stopping.result()
+
+
+async def stop_producer(producer: Any, patience_s: float) -> None:
+    """Stop an aiokafka producer; what it could not deliver within `patience_s` seconds is given up.
+
+    An idempotent or transactional producer never gives a record up by itself, so its `stop()` would wait for as long as
+    Kafka is away.
+    """
+    stopping = asyncio.ensure_future(producer.stop())
+    await asyncio.wait([stopping], timeout=patience_s)
+    if not stopping.done():
+        # `stop()` waits for its sender to deliver, or to end; ended it is, by its own way out.
+        producer._sender.sender_task.cancel()  # noqa: SLF001 (aiokafka offers no other)
+        await asyncio.wait([stopping])
+        producer._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001 (as above)
+    stopping.result()
