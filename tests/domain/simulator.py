@@ -84,7 +84,6 @@ class Behaviour(StrEnum):
 
 
 _T = TypeVar("_T")
-GOOD = frozenset({Behaviour.DO, Behaviour.TWICE})
 Behaviours = Mapping[str, Sequence[Behaviour]]
 """By step (`P4`, `P4-undo`): what becomes of its attempts, in order; of those not named, DO."""
 

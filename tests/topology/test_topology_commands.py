@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from failover_orch.cli.topology import app, apply_topology
+from failover_orch.applying import apply_topology
+from failover_orch.cli.topology import app
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.domain import (

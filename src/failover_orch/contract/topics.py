@@ -89,7 +89,8 @@ TOPICS: tuple[Topic, ...] = (
 STEP_COMMANDS = Topic("step-commands", "vm", Kept.BY_TIME, (StepCommand,), "workers")
 """Pattern of the topics `step-commands.<site>`, one a site."""
 
-SOURCES: tuple[str, ...] = tuple(topic.name for topic in TOPICS if topic.source)
+_KNOWLEDGE = tuple(topic.name for topic in TOPICS if topic.source and FailoverRequested not in topic.records)
+SOURCES: tuple[str, ...] = (*_KNOWLEDGE, "failover-requested")
 """What a worker consumes, in the order in which one batch is folded: knowledge before intent."""
 
 

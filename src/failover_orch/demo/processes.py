@@ -25,17 +25,17 @@ class ProcessEnded(FailoverOrchError):
 
 
 class Processes:
-    """The processes whose pids and logs are in one directory."""
+    """The processes whose pids and logs are in one directory. `environment` is theirs: ours, and what was given."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._directory = directory
-        self._environment = {**os.environ, **environment}
+        self.environment = {**os.environ, **environment}
         self._wanted: set[str] = set()
 
     def start(self, name: str, *arguments: str) -> None:
         """Start `failover-orch ARGUMENTS`."""
         command = [sys.executable, "-m", _MARK, *arguments]
-        launch(command, output=self._log(name), pid_file=self._pid_file(name), environment=self._environment)
+        launch(command, output=self._log(name), pid_file=self._pid_file(name), environment=self.environment)
         self._wanted.add(name)
 
     def kill(self, name: str) -> None:

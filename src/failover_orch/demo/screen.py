@@ -75,7 +75,7 @@ class Screen:
                 vm.name,
                 adapter.adapter_id,
                 " ".join(adapter.addresses),
-                runs[vm.vm_id].addresses.get(adapter.adapter_id, "").replace(",", " "),
+                runs[vm.vm_id].addresses.get(adapter.adapter_id, "").replace(",", ""),
             )
             for vm in ending.vms
             if vm.vm_id in runs
@@ -94,7 +94,7 @@ class Screen:
                 f"{(run.finished_at_ms - run.started_at_ms) / 1000:.1f}",
                 _loss(run),
             )
-            for run in ending.runs
+            for run in sorted(ending.runs, key=lambda run: run.started_at_ms)
             if run.vm_id and run.state is not RunState.REFUSED
         ]
         self._table("Failovers", ("VM", "kind", "ended", "seconds", "data lost, seconds"), rows)
@@ -103,7 +103,7 @@ class Screen:
         """What was refused before it started, and why."""
         names = {vm.vm_id: vm.name for vm in ending.vms}
         rows = [
-            (names.get(run.vm_id, run.vm_id), run.detail.replace("; ", "\n").replace("[", r"\["))
+            (names.get(run.vm_id, run.vm_id), run.detail.replace("[", r"\["))
             for run in ending.runs
             if run.vm_id and run.state is RunState.REFUSED
         ]

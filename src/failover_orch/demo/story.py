@@ -6,22 +6,22 @@ Every act waits for what it brought about to be seen in the output topics, as an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 from rich.console import Console
 
+from failover_orch.applying import apply_topology
 from failover_orch.audit import verify_topics
-from failover_orch.cli.topology import apply_topology
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.demo.expectations import Ending, expectations, running_at
@@ -32,6 +32,7 @@ from failover_orch.domain import (
     FailoverRequested,
     Location,
     MoveKind,
+    Node,
     ReplicationHealth,
     RequestAction,
     Role,
@@ -49,6 +50,7 @@ __all__ = ["DemoStalled", "play"]
 
 _PATIENCE_S = 60.0
 _POLL_S = 0.1
+_BETWEEN_MOVES_S = 0.1
 _WRITTEN = 256 * 1024
 _ACTOR = "demo"
 
@@ -113,8 +115,15 @@ class _Story:
         self.feed = Feed(settings.bootstrap, names=settings.names, codec=self._codec)
         self._moves = 0
         self._placed: set[str] = set()
+        self._following: asyncio.Task[None] | None = None
         self._primary = topology.vms[0].inventory.replication.primary_site
         self._dr = topology.vms[0].inventory.replication.replica_site
+
+    async def close(self) -> None:
+        """Stop following Kafka."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
 
     @property
     def model(self) -> ReadModel:
@@ -127,6 +136,7 @@ class _Story:
             desired = desired_topics(self._settings, self._topology.sites, 1)
             await create_topics(self._settings.bootstrap, desired)
             act.outcome = f"{len(desired)}, {self._settings.partitions} partitions each"
+        self._following = asyncio.create_task(self.feed.run())
         # Replicas stay without a node: to say where they go is the broker's job.
         vms = [
             PlacedVm(vm.inventory, vm.primary_node, vm.primary_storage, vm.replica_node, vm.replica_storage)
@@ -174,9 +184,7 @@ class _Story:
         with self._open_world() as world:
             for number, (vm_id, kind) in enumerate(self._travellers()):
                 here = self._replica(vm_id)
-                nodes = [
-                    node for cluster in self._topology.clusters if cluster.site == self._dr for node in cluster.nodes
-                ]
+                nodes = self._nodes()
                 other = next(node for node in nodes[number % len(nodes) :] + nodes if node.name != here.node)
                 now = next(node for node in nodes if node.name == here.node)
                 storage = next((each.path for each in now.storages if each.path != here.storage), "")
@@ -201,10 +209,26 @@ class _Story:
         plan = max(self._topology.plans, key=lambda plan: len(plan.groups))
         self._screen.chapter(f"Planned failover of {plan.name}")
         names = " -> ".join(group.name for group in plan.groups)
-        with self._screen.act(f"{plan.name}: {names}") as act:
+        members = {vm_id for group in plan.groups for vm_id in group.vm_ids}
+        before = self._moves
+        with self._screen.act(f"{plan.name}: {names}, while other replicas go on moving") as act:
             request = self._request(FailoverKind.PLANNED, "maintenance at the primary site", plan_id=plan.plan_id)
+            moving = asyncio.create_task(self._keep_moving(members))
             ended = await self._run(request, act)
-            act.outcome = f"{ended.state.lower()}, nothing lost" if ended.data_loss_ms == 0 else ended.state.lower()
+            moving.cancel()
+            await asyncio.wait([moving])
+            loss = ", nothing lost" if ended.data_loss_ms == 0 else ""
+            act.outcome = f"{ended.state.lower()}{loss}; {self._moves - before} moves meanwhile"
+
+    async def _keep_moving(self, spared: Collection[str]) -> None:
+        """One replica after the other moves to another node, until cancelled."""
+        nodes = [node.name for node in self._nodes()]
+        with self._open_world() as world:
+            for vm_id in cycle(vm.inventory.vm_id for vm in self._topology.vms if vm.inventory.vm_id not in spared):
+                here = next(end.node for end in world.ends(vm_id, self._dr))
+                world.migrate(vm_id, nodes[(nodes.index(here) + 1) % len(nodes)], MoveKind.LIVE)
+                self._moves += 1
+                await asyncio.sleep(_BETWEEN_MOVES_S)
 
     async def lose_the_primary(self) -> None:
         """The primary site loses power while its VMs write; everything that still ran there fails over."""
@@ -230,6 +254,8 @@ class _Story:
     async def end(self) -> bool:
         """Tables, the audit trail, and what must be so."""
         self._screen.chapter("How it ended")
+        with self._open_world() as world:
+            await self._until("the routes are where the VMs are", partial(self._routes_are_right, world))
         ending = await self._ending()
         self._screen.routes(ending)
         self._screen.addresses(ending)
@@ -310,6 +336,15 @@ class _Story:
                 act.progress(what)
             await asyncio.sleep(_POLL_S)
 
+    def _nodes(self) -> list[Node]:
+        """The DR site's nodes."""
+        return [node for cluster in self._topology.clusters if cluster.site == self._dr for node in cluster.nodes]
+
+    def _routes_are_right(self, world: SimulatedWorld) -> bool:
+        there = {(end.vm_id, end.node) for end in world.ends(site=self._dr)}
+        known = {(vm.vm_id, here.node) for vm in self.model.vms() for here in vm.locations if here.site == self._dr}
+        return there == known
+
     def _beyond(self, vm_id: str, epoch: int) -> bool:
         return self.model.vm(vm_id).epoch > epoch
 
@@ -345,13 +380,10 @@ class _Story:
 @asynccontextmanager
 async def _telling(story: _Story) -> AsyncIterator[_Story]:
     """The story, with its read model following Kafka."""
-    following = asyncio.create_task(story.feed.run())
     try:
         yield story
     finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
+        await story.close()
 
 
 def _directory() -> Path:

@@ -9,7 +9,7 @@
 | Q5 | without an actor or a reason | refused |
 | S1 | (a step's result) of a run that is not known | refused |
 
-Then `preconditions` F1 to F9 speak, and `runs` or `plan_runs` say how it goes on.
+Then `preconditions` F1 to F10 speak, and `runs` or `plan_runs` say how it goes on.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ LONGEST_SHOWN = 100
 _CLOSED = -1
 """A reading that no chunk belongs to."""
 _STOPPING_S = 3.0
-"""How long a producer may take to stop: it waits for a transaction in hand; whoever takes the partition over does not."""
+"""How long a producer may take to stop: it waits for a transaction in hand; the partition's next owner does not."""
 _FENCED = (kafka_errors.ProducerFenced, kafka_errors.InvalidProducerEpoch)
 _TRACED = (FailoverRequested, StepResult)
 """Facts that advance a run: each decision about one is a span of the run's trace. The others are too many."""

@@ -1,4 +1,4 @@
-"""Stopping aiokafka's clients, also while Kafka is away: left to themselves they wait for it, or leave connections open."""
+"""Stopping aiokafka's clients, also while Kafka is away: left alone they wait for it, or leave connections open."""
 
 from __future__ import annotations
 
