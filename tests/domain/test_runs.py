@@ -367,3 +367,11 @@ def test_an_unplanned_failover_carries_its_attestation() -> None:
     for asked in (request(UNPLANNED), unattested):
         assert isinstance(asked, FailoverRequested)
         assert begin(asked, VM, NOW, "").commands[0].attested is asked.primary_is_down
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "²", "٣", "9" * 5000])
+def test_what_is_observed_is_a_number_only_where_it_is_a_sane_one(text: str) -> None:
+    """Anybody may write step results: one that cannot be read as a number must not stop a partition for good."""
+    result = StepResult("r", "U3", 1, "v", "dr", "d1", 1, StepOutcome.DONE, "", 0, {"recovery_point_at_ms": text})
+    assert result.number("recovery_point_at_ms") is None
+    assert replace(result, observed={"recovery_point_at_ms": "17"}).number("recovery_point_at_ms") == 17

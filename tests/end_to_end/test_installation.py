@@ -78,9 +78,9 @@ class Installation:
         )
 
     def where(self, vm: str) -> dict[str, str]:
-        """Role to node, as `vm where` says it."""
-        said = json.loads(self.run("vm", "where", vm, "--json").stdout)
-        return {here["role"]: here["node"] for here in said["locations"]}
+        """Role to node, as `vm where` says it; empty while nothing is known."""
+        asked = self.run("vm", "where", vm, "--json")
+        return {here["role"]: here["node"] for here in json.loads(asked.stdout)["locations"]} if asked.stdout else {}
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -129,7 +129,8 @@ def installation(settings: Settings, collector: Collector, tmp_path: Path) -> It
 
 
 def _replicates(here: Installation, vm: str) -> bool:
-    return bool(json.loads(here.run("vm", "show", vm, "--json").stdout)["health"] == "Normal")
+    health = json.loads(here.run("vm", "show", vm, "--json").stdout)["health"]
+    return health is not None and health["health"] == "Normal"
 
 
 def test_a_planned_failover_is_one_trace_from_the_command_through_workers_and_agents(

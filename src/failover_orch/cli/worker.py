@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from failover_orch.cli.common import Bootstrap, reported, settings
-from failover_orch.worker import run_worker
 
 __all__ = ["worker"]
 
@@ -14,5 +13,7 @@ def worker(bootstrap: Bootstrap = None) -> None:
     A worker that must not go on (another one has its partition, Kafka refuses a transaction) ends with status 70: let
     the service manager start it again.
     """
+    from failover_orch.worker import run_worker  # noqa: PLC0415 (Faust takes long to load; other commands need none)
+
     with reported():
         run_worker(settings(bootstrap))

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+_DIGITS = 18
+"""More make no time in milliseconds and no size in bytes."""
+
+
 class MoveKind(StrEnum):
     """How a VM came to be where it is.
 
@@ -144,3 +148,8 @@ class StepResult:
     """What was found there afterwards, by name: `power`, `addresses/<adapter>`, `pending_bytes`, ..."""
     key: str = ""
     """Key of the record: `vm_id`, or the parent's key where a VM run's end is told to its parent."""
+
+    def number(self, name: str) -> int | None:
+        """What was observed under a name, where it is a whole number that is not negative; it may come from anybody."""
+        text = self.observed.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None

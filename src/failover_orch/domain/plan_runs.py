@@ -73,7 +73,7 @@ def on_member_ended(run: PlanRun, result: StepResult, now_ms: int) -> PlanAdvanc
         return PlanAdvance(run)
     ended_as = result.observed.get("state", result.outcome.value)
     good = ended_as == RunState.SUCCEEDED
-    loss = result.observed.get("data_loss_ms", "")
+    loss = result.number("data_loss_ms")
     member = replace(
         known,
         state=StepState.DONE if good else StepState.FAILED,
@@ -83,7 +83,7 @@ def on_member_ended(run: PlanRun, result: StepResult, now_ms: int) -> PlanAdvanc
     run = replace(
         run,
         members=tuple(member if other is known else other for other in run.members),
-        data_loss_ms=max(run.data_loss_ms, int(loss)) if loss.isdigit() else run.data_loss_ms,
+        data_loss_ms=run.data_loss_ms if loss is None else max(run.data_loss_ms, loss),
     )
     noted = PlanAdvance(run, transitions=(Transition("L2", f"{result.step} ended {member.detail}"),))
     if any(other.state is StepState.ISSUED for other in run.members):

@@ -351,12 +351,12 @@ def _observed(run: Run, step: Step, result: StepResult) -> Run:
     )
     if step.action is Action.VERIFY_ADDRESSES and addresses:
         run = replace(run, addresses=addresses)
-    point = result.observed.get("recovery_point_at_ms", "")
+    point = result.number("recovery_point_at_ms")
     if step.action is Action.FAIL_OVER and run.state is RunState.RUNNING:
         if run.request.kind is FailoverKind.PLANNED:
             run = replace(run, data_loss_ms=0)
-        elif point.isdigit() and int(point) > 0:  # 0: the hypervisor knows of none
-            run = replace(run, data_loss_ms=max(0, run.started_at_ms - int(point)))
+        elif point:  # 0: the hypervisor knows of none
+            run = replace(run, data_loss_ms=max(0, run.started_at_ms - point))
     return run
 
 
