@@ -22,11 +22,16 @@ from aiokafka.errors import IllegalStateError
 from faust.assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 
+from failover_orch import telemetry
 from failover_orch.errors import PartitionFault
 
 __all__ = ["Chunk", "ChunkTransport", "CoPartitionedAssignor", "Positions"]
 
+log = telemetry.logger(__name__)
+
 CHUNK_RECORDS = 500
+END_TRIES = 10
+END_PAUSE_S = 0.5
 SEEK_MARGIN_S = 3.0
 """By how much the time to take up reading after a rebalance stays below the request time-out, Faust's own limit."""
 
@@ -88,6 +93,38 @@ class _ReadCommittedThread(driver.AIOKafkaConsumerThread):
         """Stand at these positions: what is fetched from now on belongs to `reading`."""
         await self.call_thread(self._begin, positions, reading)
 
+    async def check(self, positions: Mapping[Any, int]) -> None:
+        """See that these positions can be read from.
+
+        Raises:
+            PartitionFault: a topic ends before the position: it is not the topic that the state was made from. Its
+                records would be skipped as delivered again, without a word.
+
+        """
+        await self.call_thread(self._check, positions)
+
+    async def _check(self, positions: Mapping[Any, int]) -> None:
+        consumer = self._ensure_consumer()
+        for attempt in range(END_TRIES):
+            # A partition's new leader can, for a moment, know of less than its predecessor did.
+            await asyncio.sleep(END_PAUSE_S if attempt else 0)
+            ends = await consumer.end_offsets(list(positions))
+            beyond = [tp for tp, position in positions.items() if position > ends[tp]]
+            if not beyond:
+                break
+        else:
+            tp = beyond[0]
+            raise PartitionFault(
+                f"topic {tp.topic}, partition {tp.partition}, ends at {ends[tp]}, but the state holds its records up "
+                f"to {positions[tp] - 1}: the topic was made anew; bring the old one back, or start over with a new "
+                "FAILOVER_ORCH_APP_ID"
+            )
+        begins = await consumer.beginning_offsets(list(positions))
+        for tp, position in positions.items():
+            if 0 < position < begins[tp]:
+                missed = begins[tp] - position
+                log.error("records expired unread", topic=tp.topic, partition=tp.partition, records=missed)
+
     async def _begin(self, positions: Mapping[Any, int], reading: int) -> None:
         # It seeks before it waits for anything, so no fetch comes between the two.
         self._reading = reading
@@ -134,6 +171,9 @@ class _ChunkConsumer(driver.Consumer):
                 if reading != self._reading:
                     return  # another rebalance has begun; it comes by here too
                 seek = {assigned[place]: offset for place, offset in begin.items()}
+                await self._thread.check(seek)
+                if reading != self._reading:
+                    return
                 # Before the seek: what is fetched right behind it finds them here.
                 self._next.update(seek)
                 self._read_offset.update({tp: offset or None for tp, offset in seek.items()})
