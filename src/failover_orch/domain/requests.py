@@ -15,6 +15,7 @@ Then `preconditions` F1 to F10 speak, and `runs` or `plan_runs` say how it goes 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from failover_orch.domain.addresses import kept_adapters
 from failover_orch.domain.draft import Draft
@@ -27,6 +28,8 @@ from failover_orch.domain.settings import RecoveryGroup, RecoveryPlan
 from failover_orch.domain.state import PlanRun, Run, VmState
 
 __all__ = ["KEEP_ENDED_RUNS_MS", "on_request", "on_step_result", "on_time"]
+
+_AnyRun = TypeVar("_AnyRun", Run, PlanRun)
 
 KEEP_ENDED_RUNS_MS = 7 * 24 * 3_600_000
 """How long an ended run is remembered, so that a late repetition of its request is still known as one."""
@@ -140,14 +143,9 @@ def _cancel_requested(draft: Draft, request: FailoverRequested) -> None:
 
 def _take(draft: Draft, before: Run | None, advance: Advance) -> None:
     """Take over what has become of a VM's run."""
-    run = advance.run
-    if run is before:
+    if advance.run is before:
         return
-    for transition in advance.transitions:
-        draft.journal(_entry(draft, run.request, run.journal_sequence, run.state, transition))
-        run = replace(run, journal_sequence=run.journal_sequence + 1)
-    if run.state.ended:
-        run = replace(run, due_ms=draft.now_ms + KEEP_ENDED_RUNS_MS)
+    run = _journaled(draft, advance.run, advance.transitions)
     draft.keep(f"vm/{run.request.vm_id}", advance.vm)
     draft.keep(f"run/{run.request.run_id}", run)
     draft.tell(*advance.routes, *advance.commands, _snapshot(run))
@@ -157,18 +155,24 @@ def _take(draft: Draft, before: Run | None, advance: Advance) -> None:
 
 def _take_plan(draft: Draft, before: PlanRun | None, advance: PlanAdvance) -> None:
     """Take over what has become of a list's or plan's run."""
-    run = advance.run
-    if run is before:
+    if advance.run is before:
         return
-    for transition in advance.transitions:
-        draft.journal(_entry(draft, run.request, run.journal_sequence, run.state, transition))
-        run = replace(run, journal_sequence=run.journal_sequence + 1)
-    if run.state.ended:
-        run = replace(run, due_ms=draft.now_ms + KEEP_ENDED_RUNS_MS)
+    run = _journaled(draft, advance.run, advance.transitions)
     draft.keep(f"plan-run/{run.request.run_id}", run)
     draft.tell(*advance.requests, _plan_snapshot(run))
     if run.state.ended:
         _ended(draft, run.request, run.state, "", run.data_loss_ms)
+
+
+def _journaled(draft: Draft, run: _AnyRun, transitions: tuple[Transition, ...]) -> _AnyRun:
+    """Write a run's transitions into the journal; returns the run as it is to be kept."""
+    for number, transition in enumerate(transitions, start=run.journal_sequence):
+        draft.journal(_entry(draft, run.request, number, run.state, transition))
+    return replace(
+        run,
+        journal_sequence=run.journal_sequence + len(transitions),
+        due_ms=draft.now_ms + KEEP_ENDED_RUNS_MS if run.state.ended else run.due_ms,
+    )
 
 
 def _end_refused(draft: Draft, request: FailoverRequested, why: str) -> None:
