@@ -90,18 +90,14 @@ class _ReadCommittedThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def begin(self, positions: Mapping[Any, int], reading: int) -> None:
-        """Stand at these positions: what is fetched from now on belongs to `reading`."""
-        await self.call_thread(self._begin, positions, reading)
-
-    async def check(self, positions: Mapping[Any, int]) -> None:
-        """See that these positions can be read from.
+        """Stand at these positions: what is fetched from now on belongs to `reading`.
 
         Raises:
-            PartitionFault: a topic ends before the position: it is not the topic that the state was made from. Its
+            PartitionFault: a topic ends before its position: it is not the topic that the state was made from. Its
                 records would be skipped as delivered again, without a word.
 
         """
-        await self.call_thread(self._check, positions)
+        await self.call_thread(self._begin, positions, reading)
 
     async def _check(self, positions: Mapping[Any, int]) -> None:
         consumer = self._ensure_consumer()
@@ -126,6 +122,7 @@ class _ReadCommittedThread(driver.AIOKafkaConsumerThread):
                 log.error("records expired unread", topic=tp.topic, partition=tp.partition, records=missed)
 
     async def _begin(self, positions: Mapping[Any, int], reading: int) -> None:
+        await self._check(positions)
         # It seeks before it waits for anything, so no fetch comes between the two.
         self._reading = reading
         await self._seek_wait(self._ensure_consumer(), positions)
@@ -171,9 +168,6 @@ class _ChunkConsumer(driver.Consumer):
                 if reading != self._reading:
                     return  # another rebalance has begun; it comes by here too
                 seek = {assigned[place]: offset for place, offset in begin.items()}
-                await self._thread.check(seek)
-                if reading != self._reading:
-                    return
                 # Before the seek: what is fetched right behind it finds them here.
                 self._next.update(seek)
                 self._read_offset.update({tp: offset or None for tp, offset in seek.items()})

@@ -36,5 +36,15 @@ async def stop_producer(producer: Any, patience_s: float) -> None:
         # `stop()` waits for its sender to deliver, or to end; ended it is, by its own way out.
         producer._sender.sender_task.cancel()  # noqa: SLF001 (aiokafka offers no other)
         await asyncio.wait([stopping])
-        producer._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001 (as above)
+        _give_up(producer._message_accumulator)  # noqa: SLF001 (as above)
     stopping.result()
+
+
+def _give_up(accumulator: Any) -> None:
+    """Fail what a producer has not delivered, and look at every failure: asyncio logs those that nobody looks at."""
+    batches = [batch for queue in accumulator._batches.values() for batch in queue]  # noqa: SLF001 (as in stop_producer)
+    batches += accumulator._pending_batches  # noqa: SLF001 (as in stop_producer)
+    accumulator.fail_all(KafkaTimeoutError())
+    for batch in batches:
+        if batch._drain_waiter.done() and not batch._drain_waiter.cancelled():  # noqa: SLF001 (as in stop_producer)
+            batch._drain_waiter.exception()  # noqa: SLF001 (as in stop_producer)
