@@ -1,4 +1,7 @@
-"""Restore after SIGKILL: from a worker's start to its first right answer, against reading its changelog and no more."""
+"""Restore after SIGKILL: from a worker's start to its first right answer, against reading its changelog and no more.
+
+Kafka gives a killed worker's partitions to nobody until its session has timed out; that time is in the figure.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,16 @@ async def measure(kafka: LocalKafka, scale: float) -> list[Result]:
     with stage.worker():
         await _moved(stage)
         answering = time.monotonic() - began
-    what = f"of {vms} VMs"
+    what, timeout = f"of {vms} VMs", stage.settings.session_timeout
     return [
         Result(f"reading the changelog {what} and no more", reading, "s", "-"),
-        Result(f"restore {what}, process start to first right answer", answering, "s", "exactly once"),
-        Result("restore to reading", answering / reading, "ratio", "exactly once"),
+        Result(
+            f"restore {what} after SIGKILL, from process start, the dead one's session time-out of {timeout:g} s included",
+            answering,
+            "s",
+            "exactly once",
+        ),
+        Result("restore without that time-out, to reading", (answering - timeout) / reading, "ratio", "exactly once"),
     ]
 
 
