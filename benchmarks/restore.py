@@ -43,7 +43,7 @@ async def measure(kafka: LocalKafka, scale: float) -> list[Result]:
     return [
         Result(f"reading the changelog {what} and no more", reading, "s", "-"),
         Result(
-            f"restore {what} after SIGKILL, from process start, the dead one's session time-out of {timeout:g} s included",
+            f"restore {what} after SIGKILL, from process start, {timeout:g} s session time-out included",
             answering,
             "s",
             "exactly once",
