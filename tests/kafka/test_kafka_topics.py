@@ -34,11 +34,10 @@ def by_name(settings: Settings, replication: int = 1) -> dict[str, DesiredTopic]
 
 def test_every_topic_of_the_contract_and_those_beside_it() -> None:
     expected = {f"x-{topic.name}" for topic in TOPICS}
-    expected |= {"x-step-commands.primary", "x-step-commands.dr", "x-app-state", "app-__assignor-__leader"}
+    expected |= {"x-step-commands.primary", "x-step-commands.dr", "x-app-state"}
     desired = by_name(PLAIN)
     assert desired.keys() == expected
-    assert {name for name, topic in desired.items() if topic.partitions != 6} == {"app-__assignor-__leader"}
-    assert desired["app-__assignor-__leader"].partitions == 1
+    assert {topic.partitions for topic in desired.values()} == {6}
 
 
 def test_how_long_topics_are_kept() -> None:

@@ -394,7 +394,8 @@ def _say_silence(run_id: str) -> None:
 
 def _say_end(ended: RunSnapshot) -> None:
     seconds = (ended.finished_at_ms - ended.started_at_ms) / 1000
-    typer.echo(f"{ended.state} after {seconds:.1f} s; data lost: {_data_loss(ended)}")
+    loss = f"; data lost: {_data_loss(ended)}" if ended.steps else ""
+    typer.echo(f"{ended.state} after {seconds:.1f} s{loss}")
     for adapter, found in ended.addresses.items():
         typer.echo(f"{adapter}: {found}")
     if ended.detail:

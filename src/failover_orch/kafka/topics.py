@@ -52,10 +52,6 @@ and is accounted for, in place of an error that only its producer sees."""
 LARGEST_DEAD_LETTER = str(4 * MIB)
 """Room for the largest record from outside, whole, and for what is said about it."""
 
-LEADER_TOPIC = "{app_id}-__assignor-__leader"
-"""Faust's own: whoever owns its one partition leads. Faust names it by the app alone and would make it itself, with one
-replica."""
-
 
 @dataclass(frozen=True, slots=True)
 class DesiredTopic:
@@ -95,19 +91,18 @@ class TopicsReport:
 
 
 def desired_topics(settings: Settings, sites: Iterable[str], replication: int) -> list[DesiredTopic]:
-    """Every topic that an installation needs: the contract's, each site's step commands, the state, Faust's leader."""
+    """Every topic that an installation needs: the contract's, each site's step commands, the state."""
     names = settings.names
     common = {"min.insync.replicas": "2" if replication >= 3 else "1", "unclean.leader.election.enable": "false"}  # noqa: PLR2004 (three copies, of which two must be there)
 
-    def desired(name: str, kept: Kept, partitions: int, extra: Mapping[str, str]) -> DesiredTopic:
-        return DesiredTopic(name, partitions, replication, kept, {**KEPT[kept], **common, **extra})
+    def desired(name: str, kept: Kept, extra: Mapping[str, str]) -> DesiredTopic:
+        return DesiredTopic(name, settings.partitions, replication, kept, {**KEPT[kept], **common, **extra})
 
     contract = [(topic.name, topic) for topic in TOPICS]
     contract += [(step_commands_topic(site), STEP_COMMANDS) for site in sites]
     return [
-        *(desired(names.of(name), topic.kept, settings.partitions, _largest(topic)) for name, topic in contract),
-        desired(names.of(state_topic(settings.app_id)), Kept.COMPACTED, settings.partitions, {}),
-        desired(LEADER_TOPIC.format(app_id=settings.app_id), Kept.BY_TIME, 1, {}),
+        *(desired(names.of(name), topic.kept, _largest(topic)) for name, topic in contract),
+        desired(names.of(state_topic(settings.app_id)), Kept.COMPACTED, {}),
     ]
 
 
