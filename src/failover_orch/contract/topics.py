@@ -80,7 +80,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("failover-runs", "run", Kept.COMPACTED, (RunSnapshot,), "workers"),
     Topic("failover-journal", "run or vm", Kept.FOREVER, (JournalEntry,), "workers"),
     Topic("audit-trail", "subject", Kept.FOREVER, (AuditEntry,), "workers"),
-    Topic("health-changes", "vm", Kept.BY_TIME, (HealthChange,), "workers"),
+    Topic("health-changes", "vm", Kept.COMPACTED, (HealthChange,), "workers"),
     Topic("alerts", "subject", Kept.BY_TIME, (Alert,), "workers"),
     Topic("dead-letters", "as the record's", Kept.BY_TIME, (DeadLetter,), "workers"),
 )
