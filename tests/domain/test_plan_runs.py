@@ -8,7 +8,7 @@ import pytest
 from simulator import request
 
 from failover_orch.domain.facts import FailoverKind, RequestAction, StepOutcome, StepResult
-from failover_orch.domain.plan_runs import PlanAdvance, begin_plan, cancel_plan, on_member_ended
+from failover_orch.domain.plan_runs import PlanAdvance, begin_plan, cancel_plan, failures, on_member_ended
 from failover_orch.domain.records import RunState
 from failover_orch.domain.settings import RecoveryGroup
 
@@ -132,3 +132,18 @@ def test_l6_the_run_ends_as_its_vms_did(states: list[RunState], cancelled: bool,
     for vm, member in zip("ab", states, strict=True):
         advance = ended(advance, vm, member)
     assert (rules(advance)[-1], advance.run.state, advance.run.finished_at_ms) == ("L6", state, NOW)
+
+
+def test_a_run_says_which_vms_did_not_succeed_and_why() -> None:
+    advance = begin(("a", "b"), kind=UNPLANNED)
+    assert failures(advance.run) == ""
+    advance = ended(ended(advance, "a"), "b", RunState.REFUSED)
+    assert failures(advance.run) == "b REFUSED: as told"
+
+
+def test_of_many_vms_that_did_not_succeed_the_first_are_named() -> None:
+    names = tuple("abcdefgh")
+    advance = begin(names, kind=UNPLANNED)
+    for name in names:
+        advance = ended(advance, name, RunState.FAILED)
+    assert failures(advance.run).endswith("e FAILED: as told; and 3 more")

@@ -23,7 +23,10 @@ from failover_orch.domain.runs import Transition
 from failover_orch.domain.settings import RecoveryGroup
 from failover_orch.domain.state import PlanRun
 
-__all__ = ["PlanAdvance", "begin_plan", "cancel_plan", "on_member_ended", "plan_key"]
+__all__ = ["PlanAdvance", "begin_plan", "cancel_plan", "failures", "on_member_ended", "plan_key"]
+
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,13 @@ def cancel_plan(run: PlanRun, request: FailoverRequested, now_ms: int) -> PlanAd
     )
     said = Transition("L5", f"cancelled by {request.actor}: {request.reason}; {len(under_way)} VMs are told to cancel")
     return PlanAdvance(run, requests=cancels, transitions=(said,))
+
+
+def failures(run: PlanRun) -> str:
+    """Which VMs did not succeed, and why: the first few, for the steps tell of all. Empty where all succeeded."""
+    failed = [f"{member.step} {member.detail}" for member in run.members if member.state is StepState.FAILED]
+    more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
+    return "; ".join(failed[:_SHOWN] + more)
 
 
 def _group_done(run: PlanRun, now_ms: int) -> PlanAdvance:

@@ -7,6 +7,7 @@
 | Q3 | for a plan that is not known, or that has no VMs | refused |
 | Q4 | to cancel a run that is not known | refused |
 | Q5 | without an actor or a reason | refused |
+| A0 | (accepted) that leaves adapters with the primary's configuration, by policy KEEP | journalled, naming them |
 | S1 | (a step's result) of a run that is not known | refused |
 
 Then `preconditions` F1 to F10 speak, and `runs` or `plan_runs` say how it goes on.
@@ -20,7 +21,14 @@ from typing import TypeVar
 from failover_orch.domain.addresses import kept_adapters
 from failover_orch.domain.draft import Draft
 from failover_orch.domain.facts import FailoverRequested, RequestAction, StepOutcome, StepResult
-from failover_orch.domain.plan_runs import PlanAdvance, begin_plan, cancel_plan, on_member_ended, plan_key
+from failover_orch.domain.plan_runs import (
+    PlanAdvance,
+    begin_plan,
+    cancel_plan,
+    failures,
+    on_member_ended,
+    plan_key,
+)
 from failover_orch.domain.preconditions import refusals
 from failover_orch.domain.records import Alert, JournalEntry, RunSnapshot, RunState, Severity
 from failover_orch.domain.runs import Advance, Transition, begin, on_cancel, on_due, on_result
@@ -161,7 +169,7 @@ def _take_plan(draft: Draft, before: PlanRun | None, advance: PlanAdvance) -> No
     draft.keep(f"plan-run/{run.request.run_id}", run)
     draft.tell(*advance.requests, _plan_snapshot(run))
     if run.state.ended:
-        _ended(draft, run.request, run.state, "", run.data_loss_ms)
+        _ended(draft, run.request, run.state, failures(run), run.data_loss_ms)
 
 
 def _journaled(draft: Draft, run: _AnyRun, transitions: tuple[Transition, ...]) -> _AnyRun:
@@ -278,5 +286,6 @@ def _plan_snapshot(run: PlanRun) -> RunSnapshot:
         finished_at_ms=run.finished_at_ms,
         plan_id=request.plan_id,
         ticket=request.ticket,
+        detail=failures(run),
         data_loss_ms=run.data_loss_ms,
     )
