@@ -100,8 +100,9 @@ async def broker(settings: Settings) -> AsyncIterator[Broker]:
     seen = Broker()
 
     async def work() -> None:
-        async with publisher(settings, "broker") as out:
-            async for batch in follow(settings.bootstrap, ["inventory"], names=settings.names):
+        following = follow(settings.bootstrap, ["inventory"], names=settings.names)
+        async with publisher(settings, "broker") as out, contextlib.aclosing(following):
+            async for batch in following:
                 for record in batch:
                     value = CODEC.decode_from(record.topic, record.value)
                     if isinstance(value, VmInventory):

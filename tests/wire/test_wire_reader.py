@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -90,8 +91,9 @@ async def test_it_ends_on_a_compacted_topic_with_holes(settings: Settings) -> No
                 number += 1
                 async with client.transaction():
                     await client.send_and_wait(name, b"%d" % number, key=b"same", partition=0)
-                read = await values(settings, "compacted")
-                assert read[-1] == b"%d" % number
+                # Kafka marks a transaction's end in the partition behind its answer to the commit.
+                while (read := await values(settings, "compacted"))[-1:] != [b"%d" % number]:
+                    pass
                 if number > 3 and len(read) < number - 1:
                     break
                 await asyncio.sleep(0.1)  # for the segment's age, which no condition tells
@@ -243,3 +245,14 @@ async def test_a_fetch_that_aiokafka_cancels_does_not_pass_for_a_cancelled_calle
 
     await stop_consumer(Consumer())
     assert closed == ["connections"]
+
+
+async def test_cancelled_while_it_connects_it_leaves_no_connection_open(settings: Settings) -> None:
+    """What is left open shows as a ResourceWarning, which fails the test."""
+    for turns in range(0, 60, 2):
+        reading = asyncio.create_task(values(settings, "alerts"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+    gc.collect()

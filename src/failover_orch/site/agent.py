@@ -20,7 +20,7 @@ from failover_orch.hypervisors import HostedVm, Hypervisor
 from failover_orch.site.lanes import Lanes
 from failover_orch.site.offsets import Offsets
 from failover_orch.site.steps import Steps
-from failover_orch.wire import Publisher, explained, partition_counts, require_topics, stop_consumer
+from failover_orch.wire import Publisher, explained, partition_counts, require_topics, start_client, stop_consumer
 
 __all__ = ["AgentOptions", "SiteAgent"]
 
@@ -188,7 +188,7 @@ class SiteAgent:
         consumer.subscribe([self._names.of(self._topic)], listener=_Listener(self, consumer))
         with explained(self._bootstrap, f"the commands of {self._hypervisor.site}"):
             try:
-                await consumer.start()
+                await start_client(consumer)
                 while not self._stopping.is_set():
                     await self._lanes.room(self._options.in_flight)
                     room = self._options.in_flight - len(self._lanes)

@@ -61,7 +61,7 @@ from failover_orch.errors import (
 from failover_orch.streams.store import APPLIED, Store, dump
 from failover_orch.streams.timers import Timers
 from failover_orch.streams.transport import Chunk
-from failover_orch.wire import explained, stop_producer
+from failover_orch.wire import explained, start_client, stop_producer
 
 __all__ = ["PartitionTask"]
 
@@ -160,7 +160,7 @@ class PartitionTask:
             linger_ms=0,
         )
         with explained(self._settings.bootstrap, f"the transactions of partition {self.partition}"):
-            await self._producer.start()
+            await start_client(self._producer)
             await self._look_for_topics()
             self._partitions = len(await self._producer.partitions_for(names.of(SOURCES[0])))
         fenced = time.monotonic()

@@ -4,11 +4,11 @@ Everything outside the workers' transactions goes through here, so that acknowle
 isolation are the same everywhere.
 """
 
+from failover_orch.wire.clients import start_client, stop_consumer, stop_producer
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import partition_counts, require_topics
 from failover_orch.wire.publisher import Publisher
 from failover_orch.wire.reader import Received, follow, read_to_end
-from failover_orch.wire.stopping import stop_consumer, stop_producer
 
 __all__ = [
     "Publisher",
@@ -18,6 +18,7 @@ __all__ = [
     "partition_counts",
     "read_to_end",
     "require_topics",
+    "start_client",
     "stop_consumer",
     "stop_producer",
     "unavailable",

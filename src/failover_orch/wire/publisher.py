@@ -12,9 +12,9 @@ from aiokafka import AIOKafkaProducer
 
 from failover_orch.contract import Codec, Names, event_headers, everywhere, key_of, topic_of
 from failover_orch.errors import TopicMismatch
+from failover_orch.wire.clients import start_client, stop_producer
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import counts_of, require_topics
-from failover_orch.wire.stopping import stop_producer
 
 __all__ = ["Publisher"]
 
@@ -68,7 +68,7 @@ class Publisher:
         )
         try:
             with explained(self._bootstrap, "a producer"):
-                await producer.start()
+                await start_client(producer)
         except BaseException:
             await stop_producer(producer, CLOSING_S)
             raise

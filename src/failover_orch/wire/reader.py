@@ -12,9 +12,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from failover_orch.contract import Names
+from failover_orch.wire.clients import start_client, stop_consumer
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import counts_of, require_topics
-from failover_orch.wire.stopping import stop_consumer
 
 __all__ = ["Received", "follow", "read_to_end"]
 
@@ -49,7 +49,8 @@ async def read_to_end(
 ) -> AsyncGenerator[list[Received], None]:
     """Read topics from the beginning up to where they end now, in lists as they arrive; order holds in a partition.
 
-    Only what was committed is read, up to the oldest transaction still open. `topics` are the contract's names;
+    Only what was committed is read, up to the oldest transaction still open. One that has just been committed may count
+    as open for a moment: Kafka marks its end in each partition behind the answer. `topics` are the contract's names;
     `partitions` narrows the reading to some partitions of each.
 
     Raises:
@@ -117,7 +118,7 @@ async def _consumer(bootstrap: str) -> AsyncIterator[Any]:
     )
     try:
         with explained(bootstrap, "a consumer"):
-            await consumer.start()
+            await start_client(consumer)
         yield consumer
     finally:
         await stop_consumer(consumer)

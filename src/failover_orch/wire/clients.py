@@ -1,4 +1,4 @@
-"""Stopping aiokafka's clients, also while Kafka is away: left alone they wait for it, or leave connections open."""
+"""Starting and stopping aiokafka's clients: left alone they wait for one that is away, or leave connections open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from typing import Any
 
 from aiokafka.errors import KafkaTimeoutError
 
-__all__ = ["stop_consumer", "stop_producer"]
+__all__ = ["start_client", "stop_consumer", "stop_producer"]
+
+
+async def start_client(client: Any) -> None:
+    """Start an aiokafka consumer or producer; to the end, though the caller be cancelled.
+
+    Cancelled while it connects, aiokafka leaves that connection open, where no later `stop()` finds it.
+    """
+    starting = asyncio.ensure_future(client.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            starting.exception()
+        raise
 
 
 async def stop_consumer(consumer: Any) -> None:
