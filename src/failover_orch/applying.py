@@ -11,7 +11,7 @@ from failover_orch.contract import Codec
 from failover_orch.domain import ClusterInventory, Role, RoutingUpdate, VmInventory
 from failover_orch.errors import LookupFailed, UndecodableRecord
 from failover_orch.topology import Topology
-from failover_orch.wire import Publisher, read_to_end
+from failover_orch.wire import Publisher, now_ms, read_to_end
 
 __all__ = ["SOURCE", "WAIT_S", "apply_topology"]
 
@@ -41,13 +41,13 @@ async def apply_topology(
         config.bootstrap, codec, names=config.names, partitions=config.partitions, source=SOURCE
     ) as publisher:
         reported = await _reported_by_others(config)
-        at_ms = _now_ms()
+        at_ms = now_ms()
         existing: list[ClusterInventory | VmInventory] = [*topology.clusters, *(vm.inventory for vm in topology.vms)]
         await publisher.publish(
             *(replace(one, reported_at_ms=at_ms) for one in existing if (type(one), _key(one)) not in reported)
         )
         await _known(config, {vm.inventory.vm_id for vm in topology.vms}, wait_s)
-        at_ms = _now_ms()
+        at_ms = now_ms()
         await publisher.publish(
             *(replace(settings, actor=actor, reason=reason, set_at_ms=at_ms) for settings in topology.settings),
             *(replace(plan, actor=actor, reason=reason, set_at_ms=at_ms) for plan in topology.plans),
@@ -102,7 +102,3 @@ async def _routed(config: Settings) -> set[str]:
 
 def _has_role(update: RoutingUpdate) -> bool:
     return any(location.role is not Role.UNKNOWN for location in (update.changed, *update.locations))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

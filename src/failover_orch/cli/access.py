@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -23,7 +22,7 @@ from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.errors import ConfigError
 from failover_orch.service import ReadModel, read_now
-from failover_orch.wire import Publisher
+from failover_orch.wire import Publisher, now_ms
 
 __all__ = [
     "Actor",
@@ -94,11 +93,6 @@ def login_name(actor: str) -> str:
         return getpass.getuser()
     except (KeyError, OSError) as error:
         raise ConfigError("this login has no name: say who you are with --actor") from error
-
-
-def now_ms() -> int:
-    """Now, in milliseconds since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def moment(at_ms: int) -> str:

@@ -301,7 +301,7 @@ def check_settings(model: ReadModel, vm: Vm, wanted: VmReplicationSettings) -> N
     """
     if vm.inventory is None:
         raise LookupFailed(f"the adapters of {vm.name} are not known yet: its primary site's agent reports them")
-    found = [f"{one.rule}: {one.message}" for one in settings_findings(vm.inventory, wanted, model.supported_guests())]
+    found = [f"{one.rule}: {one.message}" for one in settings_findings(vm.inventory, wanted)]
     every = [wanted, *(other for other in model.settings() if other.vm_id != vm.vm_id)]
     found += [
         f"{conflict.rule}: {conflict.message}"

@@ -44,7 +44,7 @@ from failover_orch.hypervisors.simulated import PlacedVm, SimulatedWorld
 from failover_orch.kafka import LocalKafka, create_topics, desired_topics
 from failover_orch.service import Feed, ReadModel
 from failover_orch.topology import Topology, bundled, load
-from failover_orch.wire import Publisher, read_to_end
+from failover_orch.wire import Publisher, now_ms, read_to_end
 
 __all__ = ["DemoStalled", "play"]
 
@@ -301,7 +301,7 @@ class _Story:
             kind=kind,
             actor=_ACTOR,
             reason=reason,
-            requested_at_ms=time.time_ns() // 1_000_000,
+            requested_at_ms=now_ms(),
             plan_id=plan_id,
             ticket="DEMO-1",
         )

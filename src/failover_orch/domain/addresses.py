@@ -190,11 +190,9 @@ def parse_family(
     )
 
 
-def settings_findings(
-    vm: VmInventory, settings: VmReplicationSettings, extra_guests: Collection[str] = ()
-) -> tuple[Finding, ...]:
+def settings_findings(vm: VmInventory, settings: VmReplicationSettings) -> tuple[Finding, ...]:
     """Why these failover TCP/IP settings may not be made for this VM (rules A1 to A11). Empty: they may."""
-    return _found(_SETTINGS, _Case(vm, settings, extra_guests))
+    return _found(_SETTINGS, _Case(vm, settings, ()))
 
 
 def failover_findings(

@@ -26,7 +26,6 @@ from failover_orch.domain.draft import Decision, Draft, Fact, Moment, State
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.health import apply_report
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
-from failover_orch.domain.preconditions import receiving_guests
 from failover_orch.domain.records import Alert, HealthChange, Location, Role, RouteCause, Severity
 from failover_orch.domain.replication import ReplicationHealth, ReplicationState
 from failover_orch.domain.requests import on_request, on_step_result, on_time
@@ -155,7 +154,7 @@ def _vm_settings(draft: Draft, settings: VmReplicationSettings) -> None:
     if vm is None or vm.inventory is None:
         draft.refuse("T1", settings.vm_id, "failover addresses of a VM that is not known", by=settings)
         return
-    findings = settings_findings(vm.inventory, settings, receiving_guests(vm, draft.clusters()))
+    findings = settings_findings(vm.inventory, settings)
     if findings:
         why = "; ".join(f"{finding.rule}: {finding.message}" for finding in findings)
         draft.refuse(findings[0].rule, settings.vm_id, f"failover addresses: {why}", by=settings)

@@ -260,10 +260,6 @@ class ReadModel:
         """The failover addresses of every VM that has any."""
         return tuple(self._settings.rows.values())
 
-    def supported_guests(self) -> tuple[str, ...]:
-        """The guests that clusters support beyond the built-in list."""
-        return tuple(sorted({guest for cluster in self._clusters.rows.values() for guest in cluster.supported_guests}))
-
     def placement(self, vm: Vm) -> Placement:
         """Where a VM's replica lives, or else where it would be placed.
 

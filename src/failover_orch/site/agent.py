@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -20,7 +19,15 @@ from failover_orch.hypervisors import HostedVm, Hypervisor
 from failover_orch.site.lanes import Lanes
 from failover_orch.site.offsets import Offsets
 from failover_orch.site.steps import Steps
-from failover_orch.wire import Publisher, explained, partition_counts, require_topics, start_client, stop_consumer
+from failover_orch.wire import (
+    Publisher,
+    explained,
+    now_ms,
+    partition_counts,
+    require_topics,
+    start_client,
+    stop_consumer,
+)
 
 __all__ = ["AgentOptions", "SiteAgent"]
 
@@ -30,10 +37,6 @@ _POLL_MS = 200
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _REPORT_TICK_S = 1.0
-
-
-def _real_clock() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class SiteAgent:
         partitions: int,
         app_id: str,
         options: AgentOptions | None = None,
-        clock: Callable[[], int] = _real_clock,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         """`partitions` is how many every topic has; `clock` gives milliseconds since the Unix epoch."""
         self._hypervisor = hypervisor

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from failover_orch.contract import SOURCES, Codec
 from failover_orch.errors import ConfigError, FailoverOrchError, PartitionFault
 from failover_orch.streams.partition import PartitionTask
 from failover_orch.streams.transport import Chunk, ChunkTransport, CoPartitionedAssignor
+from failover_orch.wire import now_ms
 
 __all__ = ["EXIT_FAULT", "create_app", "end_process"]
 
@@ -145,7 +145,7 @@ def create_app(
     codec: Codec,
     *,
     fail: Callable[[BaseException], None] = end_process,
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    now_ms: Callable[[], int] = now_ms,
 ) -> faust.App:
     """Make the Faust app of a worker. Topics must exist when it starts.
 

@@ -5,6 +5,7 @@ isolation are the same everywhere.
 """
 
 from failover_orch.wire.clients import start_client, stop_consumer, stop_producer
+from failover_orch.wire.clock import now_ms
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import partition_counts, require_topics
 from failover_orch.wire.publisher import Publisher
@@ -15,6 +16,7 @@ __all__ = [
     "Received",
     "explained",
     "follow",
+    "now_ms",
     "partition_counts",
     "read_to_end",
     "require_topics",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 from failover_orch.contract import Codec, Names, event_headers, everywhere, key_of, topic_of
 from failover_orch.errors import TopicMismatch
 from failover_orch.wire.clients import start_client, stop_producer
+from failover_orch.wire.clock import now_ms
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import counts_of, require_topics
 
@@ -105,7 +105,7 @@ class Publisher:
                         value,
                         source=self._source,
                         event_id=str(uuid.uuid4()),
-                        time_ms=time.time_ns() // 1_000_000,
+                        time_ms=now_ms(),
                         traceparent=traceparent,
                     )
                     with explained(self._bootstrap, f"this one for {topic}"):
