@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install tools demo test check bench chaos lock
+SEEDS ?= 20000
+
+.PHONY: help install tools demo test check bench chaos simulate lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,9 +35,16 @@ check: $(VENV)/ready ## formatting, lint, types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-chaos: $(VENV)/ready ## 20,000 moves while workers, and then brokers too, are killed and paused; ARGS="--seed 7" repeats one
+chaos: $(VENV)/ready ## moves, plans and single steps while everything is killed and paused; ARGS="--seed 7" repeats one
 	@$(BIN)/python tests/streams/chaos.py $(ARGS)
 	@$(BIN)/python tests/streams/chaos.py --brokers 3 --broker-kills 3 $(ARGS)
+	@$(BIN)/python tests/streams/plan_chaos.py $(ARGS)
+	@$(BIN)/python tests/streams/test_step_kills.py
+	@$(BIN)/python tests/streams/test_kafka_away.py --how kill
+	@$(BIN)/python tests/streams/test_kafka_away.py --how pause
+
+simulate: $(VENV)/ready ## the whole control plane on a simulated log, under SEEDS=20000 schedules of crashes and delays
+	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS)
 
 bench: $(VENV)/ready ## a short benchmark: medians of three runs; ARGS="restore --scale 1" for one part in full size
 	@$(BIN)/python -m benchmarks $(ARGS)

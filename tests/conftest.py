@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -19,6 +20,10 @@ from failover_orch.kafka import LocalKafka, create_topics, desired_topics
 
 SITES = ("primary", "dr")
 PARTITIONS = 4
+# How long an example takes says more of the machine than of the code: benchmarks measure, tests do not.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
 KAFKA_FIXTURES = frozenset({"kafka", "three_brokers", "settings"})
 
 

@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "processes": set(),
     "kafka": {"contract", "config", "wire", "processes"},
     "applying": {"domain", "contract", "config", "wire", "topology"},
+    "state_reader": {"domain", "contract", "config", "wire", "streams"},
     "worker": {"contract", "config", "telemetry", "wire", "streams"},
 }
 """For each room the rooms that it may import from, besides its own and `errors`. The others may import all."""

@@ -26,7 +26,7 @@ _NAMED_AT_MOST = 5
 async def apply_topology(
     config: Settings, topology: Topology, *, actor: str = SOURCE, reason: str = "", wait_s: float = WAIT_S
 ) -> None:
-    """Publish a topology: what exists first, and once the broker knows every VM, what is wanted of them.
+    """Publish a topology: what exists first, and once the broker knows every VM, what is wanted of it and of them.
 
     Settings of a VM that the broker does not know would be refused, and inventory and settings travel in topics of
     their own: only the broker's own routing updates show that the inventory has arrived.
@@ -48,6 +48,10 @@ async def apply_topology(
         )
         await _known(config, {vm.inventory.vm_id for vm in topology.vms}, wait_s)
         at_ms = now_ms()
+        # Acknowledged before the rest is sent: no plan is there before what the broker may do with it.
+        await publisher.publish(
+            *(replace(policy, actor=actor, reason=reason, set_at_ms=at_ms) for policy in topology.policies)
+        )
         await publisher.publish(
             *(replace(settings, actor=actor, reason=reason, set_at_ms=at_ms) for settings in topology.settings),
             *(replace(plan, actor=actor, reason=reason, set_at_ms=at_ms) for plan in topology.plans),
@@ -83,7 +87,8 @@ async def _known(config: Settings, vm_ids: set[str], wait_s: float) -> None:
             named = ", ".join(missing[:_NAMED_AT_MOST]) + (", ..." if len(missing) > _NAMED_AT_MOST else "")
             raise LookupFailed(
                 f"after {wait_s:g} s the broker does not know {len(missing)} of {len(vm_ids)} VMs ({named}), so no "
-                "failover addresses and plans were published: is a worker running? Apply the file again once it is"
+                "policies, failover addresses and plans were published: is a worker running? Apply the file again once "
+                "it is"
             )
         await asyncio.sleep(_POLL_S)
 

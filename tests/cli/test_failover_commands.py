@@ -1,137 +1,52 @@
-"""`failover-orch failover` and `run`, on a real Kafka, with a worker that answers as the test tells it."""
+"""`failover-orch failover`, and `run list`, `show` and `wait`, on a real Kafka; the test plays the worker."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import typer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from playing import PLAN, VMS, Invoke, Worker, environment, invoking, publish, published, snapshot, step
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from failover_orch import telemetry
-from failover_orch.cli import failover
-from failover_orch.cli.failover import EXIT_CODES, app, cancellation, run_app
+from failover_orch.cli import failover, runs, watching
+from failover_orch.cli.watching import EXIT_CODES, EXIT_WAITS
 from failover_orch.config import Settings
-from failover_orch.contract import Codec, traceparent_of
 from failover_orch.domain import (
+    CommitPolicy,
     FailoverKind,
-    FailoverRequested,
-    Guest,
-    RecoveryGroup,
-    RecoveryPlan,
-    Replication,
-    ReplicationState,
+    PointChoice,
     RequestAction,
     RunSnapshot,
     RunState,
-    StepProgress,
     StepState,
-    VmInventory,
+    WantedPoint,
 )
-from failover_orch.errors import LookupFailed
-from failover_orch.wire import Publisher, Received, follow
-
-Invoke = Callable[..., Result]
-
-REPLICATION = Replication(ReplicationState.REPLICATING, "primary", "dr")
-VMS = tuple(VmInventory(f"v{n}", f"erp-{n}", (), Guest("debian-12"), REPLICATION) for n in (1, 2))
-PLAN = RecoveryPlan("plan-1", "ERP", (RecoveryGroup("all", ("v1", "v2")),))
 
 cli = typer.Typer()
-cli.add_typer(app, name="failover")
-cli.add_typer(run_app, name="run")
-
-
-def snapshot(
-    state: RunState, *steps: StepProgress, run_id: str = "run-1", vm_id: str = "v1", plan_id: str = ""
-) -> RunSnapshot:
-    return RunSnapshot(
-        run_id,
-        FailoverKind.PLANNED,
-        state,
-        vm_id,
-        steps,
-        "alice",
-        "drill",
-        1_000,
-        4_500 if state.ended else 0,
-        plan_id=plan_id,
-        data_loss_ms=0,
-        addresses={"nic0": "10.2.0.5/24"} if state is RunState.SUCCEEDED else {},
-        detail="F3: run r0 is in flight" if state is RunState.REFUSED else "",
-    )
-
-
-def step(name: str, state: StepState) -> StepProgress:
-    return StepProgress(name, state, 1, "", 1_000, 1_500 if state is StepState.DONE else 0)
+cli.add_typer(failover.app, name="failover")
+cli.add_typer(runs.app, name="run")
 
 
 @pytest.fixture
 def installation(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("FAILOVER_ORCH_BOOTSTRAP", settings.bootstrap)
-    monkeypatch.setenv("FAILOVER_ORCH_TOPIC_PREFIX", settings.topic_prefix)
-    monkeypatch.setenv("FAILOVER_ORCH_PARTITIONS", str(settings.partitions))
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
     publish(settings, *VMS, PLAN)
     return settings
 
 
 @pytest.fixture
 def invoke() -> Iterator[Invoke]:
-    root, client = logging.getLogger(), logging.getLogger("aiokafka")
-    handlers, levels = root.handlers[:], (root.level, client.level)
-    yield lambda *arguments: CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    client.setLevel(levels[1])
-
-
-def publisher(settings: Settings) -> Publisher:
-    return Publisher(settings.bootstrap, Codec(), names=settings.names, partitions=settings.partitions, source="test")
-
-
-def publish(settings: Settings, *values: object) -> None:
-    async def all_of_them() -> None:
-        async with publisher(settings) as kafka:
-            await kafka.publish(*values)
-
-    asyncio.run(all_of_them())
-
-
-class Worker:
-    """Waits for one request and answers it with snapshots of a run."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._threads = ThreadPoolExecutor(1)
-
-    def answering(self, answer: Callable[[str], Sequence[RunSnapshot]]) -> Future[tuple[FailoverRequested, str]]:
-        return self._threads.submit(asyncio.run, self._answer(answer))
-
-    async def _answer(self, answer: Callable[[str], Sequence[RunSnapshot]]) -> tuple[FailoverRequested, str]:
-        async with asyncio.timeout(60), publisher(self._settings) as kafka, aclosing(self._follow()) as reading:
-            async for records in reading:
-                value = records[0].value
-                request = Codec().decode_from("failover-requested", value)
-                assert isinstance(request, FailoverRequested)
-                for one in answer(request.run_id):
-                    await kafka.publish(one)
-                return request, traceparent_of(records[0].headers)
-        raise AssertionError("no request came")
-
-    def _follow(self) -> AsyncGenerator[list[Received], None]:
-        return follow(self._settings.bootstrap, ("failover-requested",), names=self._settings.names)
-
-    def close(self) -> None:
-        self._threads.shutdown()
+    with invoking(cli) as invoke:
+        yield invoke
 
 
 @pytest.fixture
@@ -143,10 +58,10 @@ def worker(installation: Settings) -> Iterator[Worker]:
 
 def test_a_planned_failover_is_asked_for_and_watched(worker: Worker, invoke: Invoke) -> None:
     asked = worker.answering(
-        lambda run_id: [
-            snapshot(RunState.RUNNING, step("P1", StepState.ISSUED), run_id=run_id),
-            snapshot(RunState.RUNNING, step("P1", StepState.DONE), step("P2", StepState.ISSUED), run_id=run_id),
-            snapshot(RunState.SUCCEEDED, step("P1", StepState.DONE), step("P2", StepState.DONE), run_id=run_id),
+        lambda asked: [
+            snapshot(RunState.RUNNING, step("P1", StepState.ISSUED), run_id=asked.run_id),
+            snapshot(RunState.RUNNING, step("P1", StepState.DONE), step("P2", StepState.ISSUED), run_id=asked.run_id),
+            snapshot(RunState.SUCCEEDED, step("P1", StepState.DONE), step("P2", StepState.DONE), run_id=asked.run_id),
         ]
     )
     told = invoke("failover", "planned", "erp-1", "--reason", "drill", "--actor", "alice", "--ticket", "CHG-1")
@@ -163,7 +78,7 @@ def test_a_planned_failover_is_asked_for_and_watched(worker: Worker, invoke: Inv
 
 @pytest.mark.parametrize(("state", "code"), [*EXIT_CODES.items()])
 def test_the_exit_code_tells_how_it_ended(worker: Worker, invoke: Invoke, state: RunState, code: int) -> None:
-    asked = worker.answering(lambda run_id: [snapshot(state, run_id=run_id)])
+    asked = worker.answering(lambda asked: [snapshot(state, run_id=asked.run_id)])
     told = invoke("failover", "unplanned", "v1", "--reason", "site lost", "--primary-is-down")
     request, _ = asked.result(60)
     assert (request.kind, request.primary_is_down) == (FailoverKind.UNPLANNED, True)
@@ -175,7 +90,7 @@ def test_the_exit_code_tells_how_it_ended(worker: Worker, invoke: Invoke, state:
 
 
 def test_several_vms_are_one_run_and_a_plan_is_named(worker: Worker, invoke: Invoke) -> None:
-    asked = worker.answering(lambda run_id: [])
+    asked = worker.answering(lambda asked: [])
     told = invoke("failover", "planned", "erp-2", "v1", "erp-1", "--reason", "drill", "--no-wait")
     assert told.exit_code == 0, told.output
     request, _ = asked.result(60)
@@ -184,7 +99,7 @@ def test_several_vms_are_one_run_and_a_plan_is_named(worker: Worker, invoke: Inv
 
 
 def test_a_plan_is_found_by_its_name(worker: Worker, invoke: Invoke) -> None:
-    asked = worker.answering(lambda run_id: [])
+    asked = worker.answering(lambda asked: [])
     told = invoke("failover", "planned", "--plan", "erp", "--reason", "drill", "--no-wait")
     assert told.exit_code == 0, told.output
     assert asked.result(60)[0].plan_id == "plan-1"
@@ -212,8 +127,8 @@ def test_a_target_that_is_none_is_not_asked_for(
 
 def test_at_a_terminal_the_run_is_a_table_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(failover, "console", Console(file=screen, force_terminal=True, width=160))
-    with failover._display() as display:
+    monkeypatch.setattr(watching, "console", Console(file=screen, force_terminal=True, width=160))
+    with watching._display() as display:
         display(snapshot(RunState.RUNNING, step("P1", StepState.ISSUED)))
         assert "P1" in screen.getvalue()
         assert "ISSUED" in screen.getvalue()
@@ -226,7 +141,7 @@ def test_the_trace_begins_with_the_request(worker: Worker, invoke: Invoke, monke
     # Nothing listens there: the spans are lost, and the trace goes on all the same.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(telemetry, "_EXPORT_TIMEOUT_S", 0.1)
-    asked = worker.answering(lambda run_id: [])
+    asked = worker.answering(lambda asked: [])
     assert invoke("failover", "planned", "v1", "--reason", "drill", "--no-wait").exit_code == 0
     _, traceparent = asked.result(60)
     assert TraceContextTextMapPropagator().extract({"traceparent": traceparent})
@@ -235,7 +150,7 @@ def test_the_trace_begins_with_the_request(worker: Worker, invoke: Invoke, monke
 def test_a_run_that_nobody_takes_up_is_waited_for_no_longer_than_asked(
     installation: Settings, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failover, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(watching, "_SILENCE_S", 0.2)
     began = time.monotonic()
     told = invoke("failover", "planned", "v1", "--reason", "drill", "--timeout", "1.5")
     assert time.monotonic() - began < 15
@@ -287,27 +202,178 @@ def test_only_the_run_asked_for_is_waited_for(installation: Settings, invoke: In
     assert "FAILED after 3.5 s" in waited.stdout
 
 
-def test_a_run_is_cancelled_under_its_own_id(worker: Worker, installation: Settings, invoke: Invoke) -> None:
-    publish(installation, snapshot(RunState.RUNNING, run_id="run-ab"), snapshot(RunState.FAILED, run_id="run-cd"))
-    asked = worker.answering(lambda run_id: [snapshot(RunState.CANCELLED, run_id=run_id)])
-    told = invoke("run", "cancel", "run-a", "--reason", "wrong VM", "--actor", "bob")
+@pytest.mark.parametrize("kind", [FailoverKind.REPROTECT, FailoverKind.FAILBACK])
+def test_reprotection_and_failback_are_asked_for_alike(worker: Worker, invoke: Invoke, kind: FailoverKind) -> None:
+    asked = worker.answering(lambda asked: [snapshot(RunState.SUCCEEDED, run_id=asked.run_id, kind=kind)])
+    told = invoke("failover", kind.lower(), "v1", "v2", "--reason", "home again", "--max-in-flight", "1")
     request, _ = asked.result(60)
     assert told.exit_code == 0, told.output
-    assert (request.run_id, request.action, request.vm_id) == ("run-ab", RequestAction.CANCEL, "v1")
-    assert (request.actor, request.reason) == ("bob", "wrong VM")
-    late = invoke("run", "cancel", "run-cd", "--reason", "wrong VM")
-    assert late.exit_code == 1
-    assert "run run-cd has ended already: FAILED" in late.stderr
+    assert (request.kind, request.vm_ids, request.max_in_flight) == (kind, ("v1", "v2"), 1)
 
 
-def test_a_cancellation_has_the_target_of_its_run() -> None:
-    def target(known: RunSnapshot) -> tuple[str, str, tuple[str, ...]]:
-        request = cancellation(known, actor="a", reason="r", ticket="", at_ms=1)
-        return request.vm_id, request.plan_id, request.vm_ids
+def test_an_unplanned_failover_takes_its_terms(worker: Worker, invoke: Invoke) -> None:
+    asked = worker.answering(lambda asked: [])
+    told = invoke(
+        *("failover", "unplanned", "v1", "--reason", "site lost", "--before", "2020-01-01T00:00:00Z"),
+        *("--commit", "auto-rollback", "--window", "90", "--accept-data-loss", "--no-wait"),
+    )
+    assert told.exit_code == 0, told.output
+    request, _ = asked.result(60)
+    assert request.point == WantedPoint(PointChoice.BEFORE, at_ms=1_577_836_800_000)
+    assert (request.commit, request.window_ms) == (CommitPolicy.AUTO_ROLL_BACK, 90_000)
+    assert request.accept_data_loss
 
-    steps = (step("v1", StepState.DONE), step("v2", StepState.ISSUED))
-    assert target(snapshot(RunState.RUNNING, step("P1", StepState.DONE))) == ("v1", "", ())
-    assert target(snapshot(RunState.RUNNING, *steps, vm_id="", plan_id="plan-1")) == ("", "plan-1", ())
-    assert target(snapshot(RunState.RUNNING, *steps, vm_id="")) == ("", "", ("v1", "v2"))
-    with pytest.raises(LookupFailed, match="has ended already"):
-        cancellation(snapshot(RunState.SUCCEEDED), actor="a", reason="r", ticket="", at_ms=1)
+
+def test_what_a_plan_decides_cannot_be_asked_for_otherwise(installation: Settings, invoke: Invoke) -> None:
+    consistent = WantedPoint(PointChoice.APPLICATION_CONSISTENT)
+    publish(installation, replace(PLAN, plan_id="held", name="Held", commit=CommitPolicy.HOLD, point=consistent))
+    for options, message in (
+        (("--recovery-point", "latest"), "plan Held asks for the newest application-consistent recovery point"),
+        (("--commit", "at-once"), "plan Held says HOLD"),
+    ):
+        told = invoke("failover", "unplanned", "--plan", "held", "--reason", "site lost", "--no-wait", *options)
+        assert told.exit_code == 1
+        assert message in told.stderr
+    assert published(installation, "failover-requested") == []
+    assert invoke("failover", "unplanned", "--plan", "held", "--reason", "site lost", "--no-wait").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("keep", "commit", "window_ms"),
+    [
+        ((), CommitPolicy.AT_ONCE, 0),
+        (("--keep", "600"), CommitPolicy.AUTO_COMMIT, 600_000),
+        (("--keep", "until-told"), CommitPolicy.HOLD, 0),
+    ],
+)
+def test_a_test_copy_is_kept_as_asked(
+    worker: Worker, invoke: Invoke, keep: tuple[str, ...], commit: CommitPolicy, window_ms: int
+) -> None:
+    asked = worker.answering(lambda asked: [])
+    told = invoke("failover", "test", "v1", "--reason", "drill", "--recovery-point", "rp-7", "--no-wait", *keep)
+    assert told.exit_code == 0, told.output
+    request, _ = asked.result(60)
+    assert (request.kind, request.commit, request.window_ms) == (FailoverKind.TEST, commit, window_ms)
+    assert request.point == WantedPoint(PointChoice.NAMED, point_id="rp-7")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("planned", ("--before", "15m")),
+        ("planned", ("--accept-data-loss",)),
+        ("failback", ("--commit", "hold")),
+        ("reprotect", ("--primary-is-down",)),
+        ("test", ("--window", "5")),
+        ("unplanned", ("--keep", "5")),
+    ],
+)
+def test_options_that_do_not_apply_do_not_exist(invoke: Invoke, kind: str, options: tuple[str, ...]) -> None:
+    told = invoke("failover", kind, "v1", "--reason", "drill", *options)
+    assert told.exit_code == 2
+    assert "No such option" in told.stderr
+
+
+def test_options_that_make_no_sense_together_are_not_asked_for(installation: Settings, invoke: Invoke) -> None:
+    told = invoke("failover", "unplanned", "v1", "--reason", "site lost", "--commit", "auto-commit")
+    assert told.exit_code == 1
+    assert "--commit auto-commit needs a --window" in told.stderr
+    assert published(installation, "failover-requested") == []
+
+
+APPROVAL: dict[str, Any] = {"waits_for": "approval by 1 of bob, carl", "choices": ("APPROVE", "REJECT", "CANCEL")}
+
+
+def test_waiting_ends_where_a_person_is_needed(worker: Worker, invoke: Invoke) -> None:
+    asked = worker.answering(lambda asked: [snapshot(RunState.AWAITING_APPROVAL, run_id=asked.run_id, **APPROVAL)])
+    told = invoke("failover", "planned", "v1", "--reason", "drill", "--timeout", "30")
+    request, _ = asked.result(60)
+    assert told.exit_code == EXIT_WAITS, told.output
+    assert told.stdout == f"{request.run_id}\n"
+    expected = f"run {request.run_id} waits: approval by 1 of bob, carl; tell it with"
+    assert told.stderr == f"failover-orch: {expected} `failover-orch run approve|reject|cancel`\n"
+
+
+def test_waiting_goes_on_with_people_where_asked_to(worker: Worker, invoke: Invoke) -> None:
+    asked = worker.answering(
+        lambda asked: [
+            snapshot(RunState.AWAITING_APPROVAL, run_id=asked.run_id, **APPROVAL),
+            snapshot(RunState.SUCCEEDED, run_id=asked.run_id),
+        ]
+    )
+    told = invoke("failover", "planned", "v1", "--reason", "drill", "--wait-for-people")
+    asked.result(60)
+    assert told.exit_code == 0, told.output
+    assert told.stderr == ""
+
+
+def test_a_plan_waits_where_one_of_its_vms_is_parked(worker: Worker, invoke: Invoke) -> None:
+    def answer(request: object) -> list[RunSnapshot]:
+        run_id = getattr(request, "run_id", "")
+        plan = snapshot(RunState.RUNNING, step("v1", StepState.ISSUED), run_id=run_id, vm_id="", plan_id="plan-1")
+        parked: dict[str, Any] = {
+            "parent_run_id": run_id,
+            "waits_for": "alice has to say how it goes on after P7: no memory",
+        }
+        return [plan, snapshot(RunState.PARKED, run_id=f"{run_id}/v1", choices=("RESUME", "SKIP"), **parked)]
+
+    asked = worker.answering(answer)
+    told = invoke("failover", "planned", "--plan", "ERP", "--reason", "drill", "--timeout", "30")
+    request, _ = asked.result(60)
+    assert told.exit_code == EXIT_WAITS, told.output
+    assert f"run {request.run_id}/v1 waits: alice has to say" in told.stderr
+
+
+def test_those_who_wait_are_listed_with_whom_they_wait_for(installation: Settings, invoke: Invoke) -> None:
+    publish(
+        installation,
+        snapshot(RunState.AWAITING_APPROVAL, run_id="run-a", **APPROVAL),
+        snapshot(RunState.RUNNING, run_id="run-b"),
+        snapshot(
+            RunState.PARKED, run_id="run-c/v2", vm_id="v2", parent_run_id="run-c", waits_for="carl", choices=("SKIP",)
+        ),
+    )
+    listed = invoke("run", "list", "--waiting").stdout
+    assert "approval by 1 of bob, carl" in listed
+    assert "approve, reject, cancel" in listed
+    ids = [one["run_id"] for one in json.loads(invoke("run", "list", "--waiting", "--json").stdout)["runs"]]
+    assert ids == ["run-a", "run-c/v2"]
+    waited = invoke("run", "wait", "run-a", "--timeout", "30")
+    assert waited.exit_code == EXIT_WAITS
+
+
+def test_a_run_is_shown_with_what_it_waits_for_and_achieved(installation: Settings, invoke: Invoke) -> None:
+    plan = snapshot(
+        RunState.AWAITING_COMMIT,
+        step("v1", StepState.WAITING),
+        step("all/after/dns", StepState.DONE),
+        run_id="run-p",
+        vm_id="",
+        plan_id="plan-1",
+        kind=FailoverKind.UNPLANNED,
+        groups=("all", "all"),
+        waits_for="alice has to commit or roll back what serves",
+        choices=("COMMIT", "ROLL_BACK"),
+        approved_by=("bob", "carl"),
+        recovery_time_ms=61_500,
+    )
+    member = snapshot(
+        RunState.AWAITING_COMMIT,
+        run_id="run-p/v1",
+        parent_run_id="run-p",
+        recovery_point="rp-3",
+        recovery_time_ms=60_000,
+        from_site="primary",
+        to_site="dr",
+        waits_for="alice has to commit",
+    )
+    publish(installation, plan, member)
+    shown = invoke("run", "show", "run-p").stdout
+    for word in ("bob, carl", "commit, roll-back", "61.5 s", "group", "all/after/dns", "erp-1", "60 s"):
+        assert word in shown, word
+    alone = invoke("run", "show", "run-p/v1").stdout
+    for word in ("rp-3", "primary to dr", "run-p", "60 s"):
+        assert word in alone, word
+    # The plan speaks for its VMs: the word that commits it goes to the plan.
+    ids = [one["run_id"] for one in json.loads(invoke("run", "list", "--waiting", "--json").stdout)["runs"]]
+    assert ids == ["run-p"]

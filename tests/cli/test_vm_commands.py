@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import httpx
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from playing import Invoke, environment, invoking, publish, published, snapshot
 
+from failover_orch.cli.addresses import AddressChange, End, FamilyChange
 from failover_orch.cli.serve import serve
-from failover_orch.cli.vm import AddressChange, FamilyChange, app, place
+from failover_orch.cli.vm import app, place
 from failover_orch.config import Settings
-from failover_orch.contract import Codec
 from failover_orch.domain import (
     Adapter,
     AdapterAddresses,
     AdapterKind,
     ClusterInventory,
+    FailoverKind,
     Family,
     FamilyAddresses,
     Guest,
+    HealthChange,
     IntegrationServices,
     Location,
     MoveKind,
     Node,
     NodeState,
+    Readiness,
+    RecoveryGroup,
+    RecoveryPlan,
     Replication,
+    ReplicationHealth,
     ReplicationState,
     Role,
     RouteCause,
     RoutingUpdate,
+    RunState,
     Storage,
     UnsetAdapters,
     VmInventory,
@@ -46,7 +51,6 @@ from failover_orch.domain import (
     VmReplicationSettings,
 )
 from failover_orch.errors import ConfigError
-from failover_orch.wire import Publisher, read_to_end
 
 NIC0 = Adapter("nic0", AdapterKind.SYNTHETIC, "52:54:00:00:00:01", "prod", ("10.1.0.5/24",))
 NIC1 = Adapter("nic1", AdapterKind.LEGACY, "52:54:00:00:00:02", "backup")
@@ -69,8 +73,6 @@ CLUSTER = ClusterInventory(
     "dr-c", "dr", "dr-broker", (Node("d1", NodeState.UP, 64_000, 60_000, 16, (Storage("/csv/1", 1_000, 900),)),)
 )
 STATIC = FamilyAddresses(addresses=("10.2.0.5/24",), gateways=("10.2.0.1",), dns=("10.2.0.2",))
-
-Invoke = Callable[..., Result]
 
 cli = typer.Typer()
 cli.add_typer(app, name="vm")
@@ -137,45 +139,10 @@ def installation(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Setting
     return settings
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    return {
-        "FAILOVER_ORCH_BOOTSTRAP": settings.bootstrap,
-        "FAILOVER_ORCH_TOPIC_PREFIX": settings.topic_prefix,
-        "FAILOVER_ORCH_APP_ID": settings.app_id,
-        "FAILOVER_ORCH_PARTITIONS": str(settings.partitions),
-    }
-
-
 @pytest.fixture
 def invoke() -> Iterator[Invoke]:
-    root, client = logging.getLogger(), logging.getLogger("aiokafka")
-    handlers, levels = root.handlers[:], (root.level, client.level)
-    yield lambda *arguments: CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    client.setLevel(levels[1])
-
-
-def publish(settings: Settings, *values: object) -> None:
-    async def all_of_them() -> None:
-        async with Publisher(
-            settings.bootstrap, Codec(), names=settings.names, partitions=settings.partitions, source="test"
-        ) as publisher:
-            await publisher.publish(*values)
-
-    asyncio.run(all_of_them())
-
-
-def published(settings: Settings, topic: str) -> list[object]:
-    async def read() -> list[object]:
-        codec = Codec()
-        return [
-            codec.decode_from(record.topic, record.value)
-            async for records in read_to_end(settings.bootstrap, [topic], names=settings.names)
-            for record in records
-        ]
-
-    return asyncio.run(read())
+    with invoking(cli) as invoke:
+        yield invoke
 
 
 def test_where_says_the_node_first(installation: Settings, invoke: Invoke) -> None:
@@ -243,6 +210,83 @@ def test_set_address_refuses_before_it_publishes(installation: Settings, invoke:
         assert message in refused.stderr
         assert "cannot be set for erp-db" in refused.stderr
     assert len(published(installation, "replication-settings")) == 1
+
+
+@pytest.mark.parametrize("end", [End.HOME, End.TEST])
+def test_each_end_has_addresses_of_its_own(end: End) -> None:
+    there = AdapterAddresses("nic0", STATIC)
+    before = VmReplicationSettings("v1", (there,), home_adapters=(there,), test_adapters=(there,))
+    family = FamilyChange(Family.IPV4, ("10.9.0.5/24",))
+    after = AddressChange("nic0", family, FamilyChange(Family.IPV6), end).over("v1", before)
+    changed = (AdapterAddresses("nic0", FamilyAddresses(addresses=("10.9.0.5/24",))),)
+    assert {each: getattr(after, each) for each in End} == dict.fromkeys(End, (there,)) | {end: changed}
+
+
+def test_addresses_of_home_and_test_and_the_test_network_are_set_one_by_one(
+    installation: Settings, invoke: Invoke
+) -> None:
+    publish(installation, DB, ROUTE, WEB)
+    for arguments in (
+        ("set-address", "erp-db", "--adapter", "nic0", "--ipv4", "10.1.0.5/24", "--home"),
+        ("set-address", "erp-db", "--adapter", "nic0", "--ipv4", "10.99.0.5/24", "--test"),
+        ("set-test-network", "erp-db", "bubble"),
+    ):
+        told = invoke("vm", *arguments, "--actor", "alice")
+        assert told.exit_code == 0, told.output
+    last = published(installation, "replication-settings")[-1]
+    assert (last.adapters, last.test_network) == ((), "bubble")
+    assert last.home_adapters[0].ipv4.addresses == ("10.1.0.5/24",)
+    assert last.test_adapters[0].ipv4.addresses == ("10.99.0.5/24",)
+    shown = invoke("vm", "show", "erp-db").stdout
+    for word in ("back at home", "in a test copy", "10.99.0.5/24", "bubble"):
+        assert word in shown
+    assert invoke("vm", "set-test-network", "erp-db", "none").exit_code == 0
+    assert published(installation, "replication-settings")[-1].test_network == ""
+
+
+def test_test_copies_must_not_meet_anybody(installation: Settings, invoke: Invoke) -> None:
+    copy = (AdapterAddresses("nic0", STATIC),)
+    publish(installation, DB, WEB, ROUTE, VmReplicationSettings("v2", (), test_adapters=copy, test_network="bubble"))
+    own = invoke("vm", "set-test-network", "erp-db", "prod")
+    assert own.exit_code == 1
+    assert "erp-db itself is on network prod (adapter nic0)" in own.stderr
+    # In another isolated network the same address is nobody's concern.
+    same = ("vm", "set-address", "erp-db", "--adapter", "nic0", "--ipv4", "10.2.0.5/24", "--test")
+    assert invoke("vm", "set-test-network", "erp-db", "bubble-2").exit_code == 0
+    assert invoke(*same).exit_code == 0
+    together = invoke("vm", "set-test-network", "erp-db", "bubble")
+    assert together.exit_code == 1
+    assert "10.2.0.5" in together.stderr
+    for options, message in (
+        (("--home",), "--home and --test name two ends"),
+        (("--unset", "keep"), "--unset is not for --test"),
+    ):
+        refused = invoke(*same, *options)
+        assert refused.exit_code == 1
+        assert message in refused.stderr
+
+
+def test_readiness_is_listed_and_shown_with_what_to_do(installation: Settings, invoke: Invoke) -> None:
+    drill = "D6: no test failover has ever succeeded; one is due every 90 days"
+    change = HealthChange(
+        "v1",
+        ReplicationHealth.NORMAL,
+        ReplicationHealth.NORMAL,
+        (),
+        9,
+        Readiness.AT_RISK,
+        Readiness.READY,
+        (drill,),
+        rpo_breach_at_ms=1_700_000_000_000,
+    )
+    test = snapshot(RunState.AWAITING_COMMIT, run_id="run-t", kind=FailoverKind.TEST)
+    publish(installation, DB, ROUTE, change, test, RecoveryPlan("plan-1", "ERP", (RecoveryGroup("db", ("v1",)),)))
+    assert "AT_RISK" in invoke("vm", "list").stdout
+    shown = invoke("vm", "show", "erp-db").stdout
+    for word in ("AT_RISK", drill, "failover-orch failover test", "RPO will be breached", "run-t", "plan-1"):
+        assert word in shown, word
+    (vm,) = json.loads(invoke("vm", "list", "--json").stdout)["vms"]
+    assert (vm["readiness"], vm["defects"], vm["run_id"]) == ("AT_RISK", [drill], "")
 
 
 def test_place_says_where_and_records_it(installation: Settings, invoke: Invoke) -> None:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 from contract_values import MOVED, RECORDS, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from failover_orch.contract import everywhere, key_of, partition_of, records_on, topic_of
+from failover_orch.contract import SOURCES, TOPICS, everywhere, key_of, partition_of, records_on, topic_of
 from failover_orch.contract.partitioner import _murmur2
 from failover_orch.domain.facts import FailoverKind, FailoverRequested, RequestAction, StepOutcome, StepResult
 from failover_orch.domain.inventory import ClusterInventory
-from failover_orch.domain.records import Alert, AuditEntry, DeadLetter, JournalEntry, Severity
+from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Policy, PolicyScope, Verdict
+from failover_orch.domain.records import (
+    Action,
+    Alert,
+    AuditEntry,
+    DeadLetter,
+    HealthChange,
+    JournalEntry,
+    MemberReadiness,
+    PlanMembership,
+    Readiness,
+    Severity,
+    StepCommand,
+)
+from failover_orch.domain.replication import ReplicationHealth
 from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan
 from failover_orch.errors import UnencodableRecord
 
@@ -23,6 +39,18 @@ def request(vm_id: str = "", plan_id: str = "") -> FailoverRequested:
 
 def result(key: str = "") -> StepResult:
     return StepResult("run", "P1", 1, "vm", "s", "n", 1, StepOutcome.DONE, "", 1, key=key)
+
+
+def command(vm_id: str, key: str = "") -> StepCommand:
+    return StepCommand("run", "P1", 1, vm_id, "dr", "d1", 1, Action.START, 1, 2, key=key)
+
+
+def change(vm_id: str = "", plan_id: str = "") -> HealthChange:
+    return HealthChange(vm_id, ReplicationHealth.NORMAL, ReplicationHealth.NORMAL, (), 1, plan_id=plan_id)
+
+
+def evidence(site: str = "s", node: str = "", observer: str = "o") -> Evidence:
+    return Evidence(observer, "third", site, Verdict.UP, 1, node)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +65,20 @@ def result(key: str = "") -> StepResult:
         (ClusterInventory("c", "s", "b", ()), "inventory", b"c"),
         (ClusterReplicationSettings("c"), "replication-settings", b"c"),
         (RecoveryPlan("plan", "name", ()), "recovery-plans", b"plan"),
+        (Policy(PolicyScope.ALL), "policies", b"(all)"),
+        (Policy(PolicyScope.SITE, "dr"), "policies", b"(site/dr)"),
+        (Policy(PolicyScope.PLAN, "erp"), "policies", b"(plan/erp)"),
+        (Policy(PolicyScope.VM, "vm"), "policies", b"vm"),
+        (Brake(True, "a", "r", 1), "policies", b"(brake)"),
+        (evidence(), "evidence", b"(s||o)"),
+        (evidence(node="n"), "evidence", b"(s|n|o)"),
+        (PlanMembership("vm", "plan", True, 1), "coordination", b"vm"),
+        (MemberReadiness("plan", "vm", Readiness.READY, (), 1), "coordination", b"plan"),
+        (AutomaticRun("run", "vm", 1), "coordination", b"run"),
+        (change(vm_id="vm"), "health-changes", b"vm"),
+        (change(plan_id="plan"), "health-changes", b"(plan/plan)"),
+        (command("vm"), "step-commands.dr", b"vm"),
+        (command("vm", key="plan"), "step-commands.dr", b"plan"),
         (JournalEntry("run", "vm", 0, "P1", "w", "s", 1), "failover-journal", b"run"),
         (JournalEntry("", "vm", 0, "P1", "w", "s", 1), "failover-journal", b"vm"),
         (AuditEntry("subject", "w", "o", 1), "audit-trail", b"subject"),
@@ -55,7 +97,24 @@ def test_every_record_has_a_topic_that_carries_it_and_a_key(record: type, data: 
     value = data.draw(values(record))
     assert record in records_on(topic_of(value))
     assert isinstance(key_of(value), bytes)
-    assert everywhere(value) == (record in (ClusterInventory, ClusterReplicationSettings))
+    assert everywhere(value) == (
+        record in (ClusterInventory, ClusterReplicationSettings, Brake, Evidence, AutomaticRun)
+        or (isinstance(value, Policy) and value.scope is not PolicyScope.VM)
+    )
+
+
+@settings(deadline=None)
+@given(st.tuples(*[st.text("ab|%27C()", max_size=6)] * 3))
+def test_evidence_of_one_observer_never_replaces_that_of_another_or_of_another_subject(
+    parts: tuple[str, str, str],
+) -> None:
+    key = key_of(evidence(*parts)).decode()
+    assert tuple(unquote(part) for part in key[1:-1].split("|")) == parts
+
+
+def test_what_is_known_is_folded_before_what_is_asked_for() -> None:
+    assert SOURCES[-1] == "failover-requested"
+    assert set(SOURCES) == {topic.name for topic in TOPICS if topic.source}
 
 
 def test_what_is_no_record_has_neither() -> None:

@@ -9,6 +9,7 @@ import pytest
 from contract_values import MOVED, RECORDS
 
 from failover_orch.contract import STEP_COMMANDS, TOPICS, event_headers, everywhere, key_of
+from failover_orch.domain.policies import Policy, PolicyScope
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "events.md"
 
@@ -38,16 +39,28 @@ def keys() -> str:
     """Which fields the key comes from: found out with records whose every text is its own field's name."""
     rows = ["| record | key |", "| --- | --- |"]
     for record in RECORDS:
+        if record is Policy:
+            targets = {scope: "" if scope is PolicyScope.ALL else "target" for scope in PolicyScope}
+            rows += [key_row(f"Policy of scope {scope}", Policy(scope, target)) for scope, target in targets.items()]
+            continue
         value: object = object.__new__(record)
         for name, hint in typing.get_type_hints(record).items():
             object.__setattr__(value, name, name if hint is str else b"")
-        sources: list[str] = []
-        while source := key_of(value).decode():
-            sources.append(f"`{source}`")
-            object.__setattr__(value, source, "")
-        where = ", to every partition" if everywhere(value) else ""
-        rows.append(f"| {record.__name__} | {', else '.join(sources) or 'that of the record it keeps'}{where} |")
+        rows.append(key_row(record.__name__, value))
     return "\n".join(rows)
+
+
+def key_row(name: str, value: object) -> str:
+    sources: list[str] = []
+    while source := key_of(value).decode():
+        sources.append(f"`{source}`")
+        if source.startswith("("):
+            break  # made up, of fields or of none
+        object.__setattr__(value, source, "")
+    where = ", to every partition" if everywhere(value) else ""
+    # A bar would end the cell.
+    key = ", else ".join(sources).replace("|", "\\|") or "that of the record it keeps"
+    return f"| {name} | {key}{where} |"
 
 
 def headers() -> str:

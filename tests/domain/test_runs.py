@@ -6,125 +6,118 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from simulator import ANSWER_MS, PRIMARY, REPLICA, START_MS, TARGET, Behaviour, World, check, inventory, request
-
-from failover_orch.domain.facts import FailoverKind, FailoverRequested, RequestAction, StepOutcome, StepResult
-from failover_orch.domain.records import (
-    Action,
-    JournalEntry,
-    Location,
-    Role,
-    RouteCause,
-    RoutingUpdate,
-    RunState,
-    StepCommand,
-    StepState,
+from rule_cases import (
+    AWAY,
+    BEGUN,
+    DONE,
+    FAILBACK,
+    FAILED,
+    LOST,
+    NOW,
+    PLANNED,
+    REFUSED,
+    REPROTECT,
+    STALE,
+    STEPS,
+    TEST,
+    UNCERTAIN,
+    UNPLANNED,
+    VM,
+    answered,
+    begun,
+    held,
+    progress_of,
+    result,
+    rules,
+    to_the_end,
+    tried_out,
+    up_to,
+    word,
 )
-from failover_orch.domain.runs import Advance, begin, on_cancel, on_due, on_result
+from simulator import PRIMARY, REPLICA, TARGET, request
+
+from failover_orch.domain.facts import FailoverKind, RequestAction, StepOutcome, StepResult
+from failover_orch.domain.operators import say
+from failover_orch.domain.records import Action, RunState, StepState
+from failover_orch.domain.runs import Advance, on_due, on_result, park_for_bug, step_in_hand
 from failover_orch.domain.settings import VmReplicationSettings
-from failover_orch.domain.state import VmState
-from failover_orch.domain.workflows import WORKFLOWS
+from failover_orch.domain.terms import CommitPolicy, PointChoice, StepPolicy, WantedPoint
+from failover_orch.domain.workflows import WORKFLOWS, OnFailure, Side, Step
 
-PLANNED, UNPLANNED = FailoverKind
 CANCEL = RequestAction.CANCEL
-DONE, FAILED, REFUSED, STALE = StepOutcome
-VM = VmState(
-    "vm-1",
-    epoch=7,
-    inventory=inventory(),
-    settings=VmReplicationSettings("vm-1", (TARGET,)),
-    settings_site=REPLICA,
-    locations=(Location(REPLICA, "d1", Role.REPLICA, 2), Location(PRIMARY, "p1", Role.PRIMARY, 1)),
-    active_site=PRIMARY,
-    replica_site=REPLICA,
-)
-NOW = 50_000
+KINDS = list(FailoverKind)
+ISSUED = [(kind, step) for kind, step in STEPS if step.action is not None]
+"""Every step that is carried out by somebody."""
 
 
-def result(advance: Advance, outcome: StepOutcome = DONE, **differs: object) -> StepResult:
-    """The answer to the last command."""
-    command = advance.commands[-1]
-    answer = StepResult(
-        run_id=command.run_id,
-        step=command.step,
-        attempt=command.attempt,
-        vm_id=command.vm_id,
-        site=command.site,
-        node=command.node,
-        epoch=command.epoch,
-        outcome=outcome,
-        detail="as told",
-        finished_at_ms=NOW,
-    )
-    return replace(answer, **differs)  # type: ignore[arg-type]  # any field may be named
+def cancelled(advance: Advance) -> Advance:
+    return say(advance.run, advance.vm, word(CANCEL, advance.run.request), NOW)
 
 
-def up_to(step: str, kind: FailoverKind = PLANNED, vm: VmState = VM) -> Advance:
-    """A run whose steps before this one are done, so that this one has just been issued."""
-    advance = begin(request(kind), vm, NOW, "")
-    while advance.commands[-1].step != step:
-        advance = on_result(advance.run, advance.vm, result(advance), NOW)
-    return advance
+def undone_steps(advance: Advance) -> list[str]:
+    """The steps that are undone from here on, if every undo succeeds."""
+    steps = []
+    while not advance.run.state.ended:
+        steps.append(advance.commands[-1].step)
+        advance = answered(advance)
+    return steps
 
 
-def answered(advance: Advance, outcome: StepOutcome = DONE, now_ms: int = NOW) -> Advance:
-    return on_result(advance.run, advance.vm, result(advance, outcome), now_ms)
-
-
-def rules(advance: Advance) -> list[str]:
-    return [transition.rule for transition in advance.transitions]
-
-
-def state_of(advance: Advance, step: str) -> StepState:
-    return next(progress.state for progress in advance.run.steps if progress.step == step)
-
-
-def test_r1_a_run_takes_the_next_epoch_and_issues_its_first_step() -> None:
-    advance = begin(request(), VM, NOW, "trace")
-    (command,) = advance.commands
-    assert rules(advance) == ["R1", "R2"]
-    assert (advance.vm.epoch, advance.run.epoch, advance.vm.run_id) == (8, 8, "r")
-    assert (command.step, command.attempt, command.action) == ("P1", 1, Action.STAGE_ADDRESSES)
-    assert (command.site, command.node, command.peer_site, command.peer_node) == (REPLICA, "d1", PRIMARY, "p1")
-    assert (command.epoch, command.addresses, command.deadline_ms) == (8, (TARGET,), NOW + 60_000)
-    assert advance.run.due_ms == command.deadline_ms
-
-
-@pytest.mark.parametrize("kind", FailoverKind)
-def test_r2_every_step_that_is_done_is_followed_by_the_next(kind: FailoverKind) -> None:
-    steps = WORKFLOWS[kind].steps
-    for step, following in pairwise(steps):
-        advance = answered(up_to(step.number, kind))
-        assert rules(advance) == ["R2", "R2"]
-        assert state_of(advance, step.number) is StepState.DONE
-        assert (advance.commands[-1].step, advance.commands[-1].action) == (following.number, following.action)
+# R1, R2: forwards
 
 
 @pytest.mark.parametrize(
-    ("kind", "step", "cause", "roles", "replica"),
+    ("kind", "step", "action", "site", "peer"),
     [
-        (PLANNED, "P4", RouteCause.FAILOVER, {REPLICA: Role.PRIMARY, PRIMARY: Role.RETIRED}, ""),
-        (PLANNED, "P5", RouteCause.REVERSED, {REPLICA: Role.PRIMARY, PRIMARY: Role.REPLICA}, PRIMARY),
-        (UNPLANNED, "U3", RouteCause.FAILOVER, {REPLICA: Role.PRIMARY, PRIMARY: Role.RETIRED}, ""),
+        (PLANNED, "P0", Action.INSPECT, PRIMARY, REPLICA),
+        (UNPLANNED, "U1", Action.CHECK_PRIMARY, REPLICA, PRIMARY),
+        (TEST, "T1", Action.CREATE_TEST, REPLICA, PRIMARY),
+        (REPROTECT, "B1", Action.INSPECT, PRIMARY, REPLICA),
+        (FAILBACK, "P0", Action.INSPECT, REPLICA, PRIMARY),
     ],
 )
-def test_r2_the_effect_of_a_step_changes_the_owner_under_a_new_epoch(
-    kind: FailoverKind, step: str, cause: RouteCause, roles: dict[str, Role], replica: str
+def test_r1_a_run_takes_the_next_epoch_and_issues_its_first_step(
+    kind: FailoverKind, step: str, action: Action, site: str, peer: str
 ) -> None:
-    before = up_to(step, kind)
-    advance = answered(before)
-    (update,) = advance.routes
-    assert (update.cause, update.epoch, update.run_id) == (cause, before.vm.epoch + 1, "r")
-    assert {location.site: location.role for location in update.locations} == roles
-    assert (advance.vm.active_site, advance.vm.replica_site) == (REPLICA, replica)
-    assert advance.commands[-1].epoch == update.epoch
+    advance = begun(request(kind))
+    (command,) = advance.commands
+    assert rules(advance) == ["R1", "R2"]
+    assert (advance.vm.epoch, advance.run.epoch, command.epoch) == (8, 8, 8)
+    assert (command.step, command.attempt, command.action) == (step, 1, action)
+    assert (command.site, command.peer_site) == (site, peer)
+    assert (command.node, command.peer_node) == (("p1", "d1") if site == PRIMARY else ("d1", "p1"))
+    assert advance.run.due_ms == command.deadline_ms == NOW + WORKFLOWS[kind].steps[0].timeout_ms
 
 
-def test_r2_no_other_step_touches_the_route() -> None:
-    for kind, workflow in WORKFLOWS.items():
-        for step in workflow.steps:
-            if step.number not in ("P4", "P5", "U3"):
-                assert answered(up_to(step.number, kind)).routes == ()
+@pytest.mark.parametrize("kind", KINDS)
+def test_r1_only_a_test_runs_beside_another_run(kind: FailoverKind) -> None:
+    vm = begun(request(kind)).vm
+    assert (vm.test_run_id, vm.run_id) == (("r", "") if kind is TEST else ("", "r"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_r2_every_step_that_is_done_is_followed_by_the_next(kind: FailoverKind) -> None:
+    steps = [step for step in WORKFLOWS[kind].steps if step.action is not None]
+    for step, following in pairwise(steps):
+        advance = answered(up_to(step.number, kind))
+        assert rules(advance) == ["R2", "R2"]
+        assert progress_of(advance.run, step.number).state is StepState.DONE
+        assert (advance.commands[-1].step, advance.commands[-1].action) == (following.number, following.action)
+
+
+@pytest.mark.parametrize(("kind", "step"), ISSUED)
+def test_r2_a_step_is_issued_to_its_side(kind: FailoverKind, step: Step) -> None:
+    advance = up_to(step.number, kind)
+    command = advance.commands[-1]
+    side = advance.run.primary_site if step.side is Side.PRIMARY else advance.run.replica_site
+    assert (command.site, command.deadline_ms) == (side, NOW + step.timeout_ms)
+    told = command.action in (
+        Action.STAGE_ADDRESSES,
+        Action.VERIFY_ADDRESSES,
+        Action.CREATE_TEST,
+        Action.VERIFY_TEST,
+    )
+    assert command.addresses == ((TARGET,) if told else ())
 
 
 def test_r2_the_command_goes_to_where_the_vm_is_by_then() -> None:
@@ -134,29 +127,69 @@ def test_r2_the_command_goes_to_where_the_vm_is_by_then() -> None:
     assert advance.commands[-1].node == "d2"
 
 
+def test_r2_addresses_set_while_a_run_is_under_way_are_for_the_next_one() -> None:
+    before = up_to("P7")
+    other = VmReplicationSettings("vm-1", (replace(TARGET, ipv4=None),))
+    advance = on_result(before.run, replace(before.vm, settings=other), result(before), NOW)
+    assert (advance.commands[-1].action, advance.commands[-1].addresses) == (Action.VERIFY_ADDRESSES, (TARGET,))
+
+
+@pytest.mark.parametrize("kind", [UNPLANNED, TEST])
+def test_r2_the_recovery_point_asked_for_goes_with_the_command(kind: FailoverKind) -> None:
+    point = WantedPoint(PointChoice.BEFORE, at_ms=77)
+    step = WORKFLOWS[kind].steps[WORKFLOWS[kind].takes_point].number
+    assert up_to(step, replace(request(kind), point=point)).commands[-1].point == point
+
+
+@pytest.mark.parametrize("attested", [True, False])
+def test_r2_an_unplanned_failover_carries_its_attestation(attested: bool) -> None:
+    asked = replace(request(UNPLANNED), primary_is_down=attested)
+    assert begun(asked).commands[0].attested is attested
+
+
+def test_r2_a_plans_limits_go_with_its_commands() -> None:
+    asked = replace(request(), per_node=2, per_site=5, parent_run_id="plan-run")
+    command = begun(asked).commands[0]
+    assert (command.per_node, command.per_site, command.plan_run_id) == (2, 5, "plan-run")
+
+
+# R3, R4: what fails
+
+
 @pytest.mark.parametrize("outcome", [FAILED, STALE, None])
 def test_r3_an_attempt_that_did_not_work_is_made_again_later(outcome: StepOutcome | None) -> None:
     advance = up_to("P2")
-    for attempt, wait in ((1, 1_000), (2, 2_000)):
+    for attempt in (1, 2):
         assert advance.commands[-1].attempt == attempt
         now = advance.run.due_ms if outcome is None else NOW
         advance = on_due(advance.run, advance.vm, now) if outcome is None else answered(advance, outcome)
         assert rules(advance) == ["R3"]
-        assert state_of(advance, "P2") is StepState.WAITING
-        assert advance.run.due_ms == now + wait
+        assert progress_of(advance.run, "P2").state is StepState.WAITING
+        assert advance.run.due_ms > now
         advance = on_due(advance.run, advance.vm, advance.run.due_ms)
         assert rules(advance) == ["R3"]
     last = on_due(advance.run, advance.vm, advance.run.due_ms) if outcome is None else answered(advance, outcome)
     assert rules(last)[0] == "R4"
 
 
-def test_r3_the_wait_doubles_up_to_thirty_seconds() -> None:
-    advance, waits = up_to("P7"), []
-    for _ in range(WORKFLOWS[PLANNED].steps[6].attempts - 1):
+def test_r3_the_wait_doubles_up_to_thirty_seconds_and_is_spread() -> None:
+    asked = replace(request(), step_policies=(StepPolicy("P7", attempts=9, backoff_ms=2_000),))
+    advance, waits = up_to("P7", asked), []
+    while advance.run.state is RunState.RUNNING:
         advance = answered(advance, FAILED)
         waits.append(advance.run.due_ms - NOW)
         advance = on_due(advance.run, advance.vm, advance.run.due_ms)
-    assert waits == [1_000, 2_000, 4_000, 8_000]
+    for wait, middle in zip(waits[:-1], [2_000, 4_000, 8_000, 16_000, *[30_000] * 4], strict=True):
+        assert 0.75 * middle <= wait <= 1.25 * middle
+
+
+def test_r3_the_spread_is_the_runs_own_and_the_same_for_whoever_takes_it_over() -> None:
+    waits = {
+        run: [answered(up_to("P2", request(run_id=run)), FAILED).run.due_ms for _ in range(2)]
+        for run in map(str, range(20))
+    }
+    assert all(first == again for first, again in waits.values())
+    assert len({first for first, _ in waits.values()}) > 10
 
 
 def test_r3_before_its_time_nothing_is_done() -> None:
@@ -164,83 +197,94 @@ def test_r3_before_its_time_nothing_is_done() -> None:
     assert on_due(advance.run, advance.vm, advance.run.due_ms - 1) == Advance(advance.run, advance.vm)
 
 
+@pytest.mark.parametrize(("kind", "step"), ISSUED)
+def test_r3_a_step_has_the_attempts_of_its_table(kind: FailoverKind, step: Step) -> None:
+    advance, tries = up_to(step.number, kind), 1
+    while "R4" not in rules(advance := answered(advance, FAILED)):
+        advance = on_due(advance.run, advance.vm, advance.run.due_ms)
+        tries += 1
+        assert advance.commands[-1].attempt == tries
+    assert tries == step.attempts
+
+
+def test_r3_a_policy_of_the_request_goes_before_the_table() -> None:
+    policy = StepPolicy("P2", timeout_ms=7_000, attempts=1, backoff_ms=0)
+    advance = up_to("P2", replace(request(), step_policies=(StepPolicy("P3", attempts=9), policy)))
+    assert advance.commands[-1].deadline_ms == NOW + 7_000
+    assert rules(answered(advance, FAILED))[0] == "R4"
+
+
+def test_r3_an_answer_that_says_only_that_it_has_begun_is_waited_for() -> None:
+    before = up_to("P2")
+    assert answered(before, BEGUN) == Advance(before.run, before.vm)
+
+
+@pytest.mark.parametrize("outcome", [REFUSED, FAILED])
+@pytest.mark.parametrize(("kind", "step"), ISSUED)
+def test_r4_a_step_that_fails_for_good_does_as_the_workflow_says(
+    kind: FailoverKind, step: Step, outcome: StepOutcome
+) -> None:
+    advance = tried_out(up_to(step.number, kind), outcome)
+    assert "R4" in rules(advance)
+    run = advance.run
+    match step.on_failure:
+        case OnFailure.HALT:
+            assert (run.state, advance.commands) == (RunState.FAILED, ())
+        case OnFailure.PARK:
+            assert (run.state, run.errors, run.due_ms) == (RunState.PARKED, (), 0)
+            assert run.waits_for.startswith(f"{run.request.actor} has to say how it goes on after {step.number}")
+        case OnFailure.UNDO:
+            assert (run.state, run.ends_as) in (
+                (RunState.UNDOING, RunState.FAILED),
+                (RunState.FAILED, RunState.FAILED),
+            )
+        case OnFailure.CONTINUE:
+            ended = to_the_end(advance).run
+            assert ended.state is RunState.COMPLETED_WITH_ERRORS
+            assert ended.errors == (f"{step.number}: as told",)
+
+
 @pytest.mark.parametrize(
-    ("kind", "step", "state", "undone"),
+    ("kind", "step", "undone"),
     [
-        (PLANNED, "P1", RunState.FAILED, []),
-        (PLANNED, "P2", RunState.FAILED, ["P2"]),
-        (PLANNED, "P3", RunState.FAILED, ["P3", "P2"]),
-        (PLANNED, "P4", RunState.FAILED, ["P4", "P3", "P2"]),
-        (PLANNED, "P5", RunState.FAILED, ["P4", "P3", "P2"]),
-        (PLANNED, "P6", RunState.COMPLETED_WITH_ERRORS, []),
-        (PLANNED, "P7", RunState.FAILED, []),
-        (PLANNED, "P8", RunState.COMPLETED_WITH_ERRORS, []),
-        (UNPLANNED, "U1", RunState.FAILED, []),
-        (UNPLANNED, "U2", RunState.FAILED, []),
-        (UNPLANNED, "U3", RunState.FAILED, ["U3"]),
-        (UNPLANNED, "U4", RunState.COMPLETED_WITH_ERRORS, []),
-        (UNPLANNED, "U5", RunState.FAILED, []),
-        (UNPLANNED, "U6", RunState.COMPLETED_WITH_ERRORS, []),
-        (UNPLANNED, "U7", RunState.COMPLETED_WITH_ERRORS, []),
+        (PLANNED, "P2", ["P2"]),
+        (PLANNED, "P3", ["P3", "P2"]),
+        (PLANNED, "P4", ["P4", "P3", "P2"]),
+        (PLANNED, "P5", ["P4", "P3", "P2"]),
+        (UNPLANNED, "U3", ["U3"]),
+        (TEST, "T1", ["T1"]),
+        (TEST, "T2", ["T1"]),
+        (FAILBACK, "P5", ["P4", "P3", "P2"]),
     ],
 )
-def test_r4_a_step_refused_ends_as_the_workflow_says(
-    kind: FailoverKind, step: str, state: RunState, undone: list[str]
-) -> None:
-    world = World(behaviours={"vm-1": {step: [Behaviour.REFUSE]}}, primary_alive=kind is PLANNED)
-    world.send(request(kind))
-    world.run()
-    check(world)
-    assert world.ended().state is state
-    assert [each.step for each in world.told(StepCommand) if "-undo" in each.step] == [f"{it}-undo" for it in undone]
-    assert world.ended().detail == f"{step}: told to refuse"
+def test_r4_what_may_have_been_done_is_undone_last_first(kind: FailoverKind, step: str, undone: list[str]) -> None:
+    assert undone_steps(answered(up_to(step, kind), REFUSED)) == [f"{each}-undo" for each in undone]
 
 
-def test_r4_a_failover_with_errors_is_not_completed() -> None:
-    world = World(behaviours={"vm-1": {"U6": [Behaviour.REFUSE]}}, primary_alive=False)
-    world.send(request(UNPLANNED))
-    world.run()
-    assert "U7" not in [command.step for command in world.told(StepCommand)]
+def test_r24_a_failover_with_errors_is_not_completed() -> None:
+    ended = answered(up_to("U6", UNPLANNED), REFUSED)
+    assert rules(ended) == ["R4", "R24", "R9"]
+    assert ended.run.state is RunState.COMPLETED_WITH_ERRORS
+    assert progress_of(ended.run, "U8").state is StepState.SKIPPED
+    assert "U8" not in [command.step for command in ended.commands]
 
 
-def test_r5_a_cancel_gives_up_the_step_in_hand_and_undoes_what_was_done() -> None:
-    before = up_to("P3")
-    advance = on_cancel(before.run, before.vm, request(action=CANCEL), NOW)
-    (command,) = advance.commands
-    assert rules(advance) == ["R5", "R7"]
-    assert (command.step, command.action, command.site) == ("P3-undo", Action.CANCEL_PREPARE, PRIMARY)
-    # Higher than the command on its way, which must not be carried out after its undo.
-    assert command.epoch == before.commands[-1].epoch + 1
-    assert advance.run.state is RunState.UNDOING
+def test_r24_a_person_who_commits_it_completes_a_failover_with_errors() -> None:
+    asked = replace(request(UNPLANNED), commit=CommitPolicy.HOLD)
+    advance = answered(up_to("U6", asked), REFUSED)
+    advance = say(advance.run, advance.vm, word(RequestAction.COMMIT, asked), NOW)
+    assert advance.commands[-1].step == "U8"
+    assert answered(advance).run.state is RunState.COMPLETED_WITH_ERRORS
 
 
-def test_r5_a_step_that_leaves_nothing_to_undo_is_marked_as_given_up() -> None:
-    before = up_to("P1")
-    advance = on_cancel(before.run, before.vm, request(action=CANCEL), NOW)
-    assert (advance.run.state, advance.commands, advance.vm.run_id) == (RunState.CANCELLED, (), "")
-    assert advance.run.steps[0].state is StepState.FAILED
-    assert advance.run.steps[0].detail == "given up: the run was cancelled"
-
-
-@pytest.mark.parametrize(("kind", "step"), [(PLANNED, "P5"), (PLANNED, "P8"), (UNPLANNED, "U7")])
-def test_r6_a_cancel_comes_too_late(kind: FailoverKind, step: str) -> None:
-    before = up_to(step, kind)
-    advance = on_cancel(before.run, before.vm, request(kind, CANCEL), NOW)
-    assert "cannot be undone; fail over back instead" in advance.refusal
-    assert advance.run is before.run
-
-
-def test_r6_a_run_that_ended_or_is_being_undone_is_not_cancelled() -> None:
-    undoing = on_cancel(up_to("P3").run, VM, request(action=CANCEL), NOW)
-    assert on_cancel(undoing.run, undoing.vm, request(action=CANCEL), NOW).refusal == "the run is being undone already"
-    ended = on_cancel(up_to("P1").run, VM, request(action=CANCEL), NOW)
-    refusal = on_cancel(ended.run, ended.vm, request(action=CANCEL), NOW).refusal
-    assert refusal == "the run has already ended: CANCELLED"
+# R7, R8: backwards
 
 
 def test_r7_the_steps_are_undone_last_first_and_the_route_goes_back() -> None:
     before = up_to("P5")
     advance = answered(before, REFUSED)
+    # Higher than the command on its way, which must not be carried out after its undo.
+    assert advance.commands[-1].epoch == before.commands[-1].epoch + 1
     undone = []
     while not advance.run.state.ended:
         undone.append(advance.commands[-1].action)
@@ -248,37 +292,87 @@ def test_r7_the_steps_are_undone_last_first_and_the_route_goes_back() -> None:
         assert rules(advance)[0] == "R7"
         if undone == [Action.CANCEL_FAILOVER]:
             (back,) = advance.routes
-            assert (back.cause, back.changed.site, back.epoch) == (RouteCause.FAILOVER, PRIMARY, before.vm.epoch + 2)
-            assert {each.site: each.role for each in back.locations} == {PRIMARY: Role.PRIMARY, REPLICA: Role.REPLICA}
+            assert (back.changed.site, back.epoch) == (PRIMARY, before.vm.epoch + 2)
     assert undone == [Action.CANCEL_FAILOVER, Action.CANCEL_PREPARE, Action.START]
-    assert (advance.vm.active_site, advance.vm.replica_site) == (PRIMARY, REPLICA)
-    assert [state_of(advance, step) for step in ("P2", "P3", "P4")] == [StepState.UNDONE] * 3
+    assert (advance.vm.active_site, advance.vm.replica_site, advance.vm.run_id) == (PRIMARY, REPLICA, "")
+    assert [progress_of(advance.run, step).state for step in ("P2", "P3", "P4")] == [StepState.UNDONE] * 3
 
 
-def test_r8_an_undo_that_fails_does_not_stop_the_others_but_the_run_is_not_just_cancelled() -> None:
-    before = up_to("P4")
-    advance = on_cancel(before.run, before.vm, request(action=CANCEL), NOW)
-    advance = answered(answered(advance), REFUSED)
-    assert rules(advance) == ["R8", "R7"]
-    assert advance.commands[-1].step == "P2-undo"
-    advance = answered(advance)
-    assert (advance.run.state, advance.run.errors) == (RunState.FAILED, ("P3-undo: as told",))
+def test_r7_an_undos_first_attempt_is_counted_on_from_the_steps_own() -> None:
+    advance = up_to("P3")
+    advance = answered(advance, FAILED)
+    advance = on_due(advance.run, advance.vm, advance.run.due_ms)
+    advance = cancelled(advance)
+    assert (advance.commands[-1].step, advance.commands[-1].attempt) == ("P3-undo", 3)
+    assert rules(advance) == ["R5", "R7"]
+    advance = tried_out(advance)
+    assert progress_of(advance.run, "P3").attempt == 2 + 3
 
 
-def test_r8_where_the_old_primary_runs_again_it_is_the_primary() -> None:
-    """The replica's end could not be taken back, but nothing was started there."""
-    advance = answered(answered(up_to("P5"), REFUSED), REFUSED)
-    assert (advance.commands[-1].step, advance.vm.active_site) == ("P3-undo", REPLICA)
-    advance = answered(answered(advance))
-    assert (advance.run.state, advance.vm.active_site, advance.vm.replica_site) == (RunState.FAILED, PRIMARY, REPLICA)
-    assert advance.routes[-1].changed.role is Role.PRIMARY
+@pytest.mark.parametrize("outcome", [REFUSED, FAILED])
+def test_r8_an_undo_that_fails_for_good_parks_the_run(outcome: StepOutcome) -> None:
+    advance = tried_out(cancelled(up_to("P4")), outcome)
+    assert rules(advance)[-1] == "R8"
+    assert (advance.run.state, advance.run.parked_in) == (RunState.PARKED, RunState.UNDOING)
+    assert advance.run.waits_for == "ann has to say how it goes on after P4-undo: as told"
+    assert set(advance.run.choices) == {
+        RequestAction.RESUME,
+        RequestAction.CONFIRM,
+        RequestAction.SKIP,
+        RequestAction.FORWARD,
+        RequestAction.ABANDON,
+    }
 
 
-def test_r9_the_run_ends_where_no_step_is_left() -> None:
-    advance = answered(up_to("P8"))
+@pytest.mark.parametrize("late", [False, True])
+def test_r8_an_answer_that_comes_late_takes_a_parked_run_up_again(late: bool) -> None:
+    """Also one of an earlier attempt: a step that has been done is done."""
+    first = cancelled(up_to("P4"))
+    parked = tried_out(first, FAILED if late else REFUSED)
+    assert parked.run.state is RunState.PARKED
+    advance = on_result(parked.run, parked.vm, result(first), NOW)
+    assert (advance.run.state, advance.commands[-1].step) == (RunState.UNDOING, "P3-undo")
+    assert (advance.run.choices, advance.run.waits_for) == ((), "")
+    assert to_the_end(advance).run.state is RunState.CANCELLED
+
+
+@pytest.mark.parametrize(("kind", "step"), [(kind, step) for kind, step in ISSUED if step.on_failure is OnFailure.PARK])
+def test_r4_a_late_answer_takes_a_parked_run_up_again(kind: FailoverKind, step: Step) -> None:
+    first = up_to(step.number, kind)
+    parked = tried_out(first)
+    advance = on_result(parked.run, parked.vm, result(first), NOW)
+    assert to_the_end(advance).run.state is RunState.SUCCEEDED
+
+
+def test_a_parked_run_passes_over_another_failure() -> None:
+    parked = tried_out(up_to("P7"))
+    for outcome in (FAILED, REFUSED, STALE, UNCERTAIN, BEGUN):
+        again = on_result(parked.run, parked.vm, result(up_to("P7"), outcome), NOW)
+        assert again == Advance(parked.run, parked.vm)
+    assert on_due(parked.run, parked.vm, NOW * 9) == Advance(parked.run, parked.vm)
+
+
+# R9, R10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_r9_the_run_ends_where_no_step_is_left(kind: FailoverKind) -> None:
+    advance = answered(up_to(WORKFLOWS[kind].steps[-1].number, kind))
     assert rules(advance) == ["R2", "R9"]
     assert (advance.run.state, advance.run.due_ms, advance.run.finished_at_ms) == (RunState.SUCCEEDED, 0, NOW)
-    assert advance.vm.run_id == ""
+    assert (advance.vm.run_id, advance.vm.test_run_id) == ("", "")
+    assert advance.vm.drilled_at_ms == (NOW if kind is TEST else 0)
+
+
+def test_r9_a_test_that_did_not_succeed_is_no_drill() -> None:
+    advance = to_the_end(answered(up_to("T3", TEST), REFUSED))
+    assert (advance.run.state, advance.vm.drilled_at_ms) == (RunState.COMPLETED_WITH_ERRORS, 0)
+
+
+def test_r9_the_end_of_a_test_leaves_the_vms_other_run_alone() -> None:
+    advance = up_to("T5", TEST)
+    ended = on_result(advance.run, replace(advance.vm, run_id="other"), result(advance), NOW)
+    assert (ended.vm.run_id, ended.vm.test_run_id) == ("other", "")
 
 
 @pytest.mark.parametrize(
@@ -289,11 +383,13 @@ def test_r9_the_run_ends_where_no_step_is_left() -> None:
         {"step": "P2-undo"},
         {"attempt": 2, "outcome": FAILED},
         {"attempt": 0, "outcome": REFUSED},
+        {"attempt": 2, "outcome": UNCERTAIN},
     ],
 )
 def test_r10_an_answer_that_nobody_waits_for_changes_nothing(differs: dict[str, object]) -> None:
     before = up_to("P2")
-    assert on_result(before.run, before.vm, result(before, **differs), NOW) == Advance(before.run, before.vm)  # type: ignore[arg-type]  # any field
+    answer = replace(result(before), **differs)  # type: ignore[arg-type]  # any field
+    assert on_result(before.run, before.vm, answer, NOW) == Advance(before.run, before.vm)
 
 
 def test_r10_nor_does_any_answer_after_the_end() -> None:
@@ -301,6 +397,13 @@ def test_r10_nor_does_any_answer_after_the_end() -> None:
     late = result(up_to("P8"))
     assert on_result(ended.run, ended.vm, late, NOW) == Advance(ended.run, ended.vm)
     assert on_due(ended.run, ended.vm, NOW * 1_000) == Advance(ended.run, ended.vm)
+
+
+def test_r10_nor_an_answer_to_a_run_that_awaits_commitment() -> None:
+    window = held()
+    for step in ("U6", "U7", "U8"):
+        answer = replace(result(up_to("U6", UNPLANNED)), step=step)
+        assert on_result(window.run, window.vm, answer, NOW) == Advance(window.run, window.vm)
 
 
 def test_r10_a_failure_heard_while_the_step_waits_is_not_counted_twice() -> None:
@@ -317,61 +420,169 @@ def test_what_is_done_is_done_whichever_attempt_says_so() -> None:
     assert on_result(again.run, again.vm, result(first), NOW).commands[-1].step == "P3"
 
 
-def test_addresses_set_while_a_run_is_under_way_are_for_the_next_one() -> None:
-    before = up_to("P7")
-    other = VmReplicationSettings("vm-1", (replace(TARGET, ipv4=None),))
-    advance = on_result(before.run, replace(before.vm, settings=other), result(before), NOW)
-    assert (advance.commands[-1].action, advance.commands[-1].addresses) == (Action.VERIFY_ADDRESSES, (TARGET,))
+def test_r10_what_was_done_before_the_run_turned_round_counts_no_more() -> None:
+    """The answer comes twice, and for the second time after the step has been undone and issued again."""
+    asked = replace(request(UNPLANNED), commit=CommitPolicy.HOLD)
+    repeated = result(up_to("U3", asked))
+    advance = up_to("U7", asked)
+    another = word(RequestAction.TRY_ANOTHER, asked, point=WantedPoint(PointChoice.NAMED, point_id="rp-2"))
+    advance = answered(say(advance.run, advance.vm, another, NOW))
+    assert (advance.commands[-1].step, advance.commands[-1].attempt) == ("U3", 3)
+    assert on_result(advance.run, advance.vm, repeated, NOW) == Advance(advance.run, advance.vm)
 
 
+# R11, R12: the window
+
+
+@pytest.mark.parametrize(("kind", "window"), [(UNPLANNED, "U7"), (TEST, "T4")])
+@pytest.mark.parametrize("commit", CommitPolicy)
+def test_r11_a_window_opens_as_the_commit_policy_says(kind: FailoverKind, window: str, commit: CommitPolicy) -> None:
+    before = {"U7": "U6", "T4": "T3"}[window]
+    asked = replace(request(kind), commit=commit, window_ms=90_000)
+    if commit is CommitPolicy.AT_ONCE:
+        asked = replace(asked, window_ms=0)
+    advance = answered(up_to(before, asked))
+    if commit is CommitPolicy.AT_ONCE:
+        assert advance.run.state is RunState.RUNNING
+        assert advance.commands[-1].step == WORKFLOWS[kind].point_of_no_return
+        return
+    assert (rules(advance), advance.commands) == (["R2", "R11"], ())
+    assert advance.run.state is RunState.AWAITING_COMMIT
+    assert advance.run.choices == (RequestAction.COMMIT, RequestAction.ROLL_BACK, RequestAction.TRY_ANOTHER)
+    assert advance.run.waits_for.startswith("ann has to ")
+    assert "or try another recovery point" in advance.run.waits_for
+    assert advance.run.due_ms == (0 if commit is CommitPolicy.HOLD else NOW + 90_000)
+    assert advance.vm.run_id + advance.vm.test_run_id == "r"
+
+
+@pytest.mark.parametrize("kind", [PLANNED, FAILBACK, REPROTECT])
+def test_r11_a_failover_without_loss_has_no_window(kind: FailoverKind) -> None:
+    asked = replace(request(kind), commit=CommitPolicy.HOLD)
+    assert to_the_end(begun(asked)).run.state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("kind", [UNPLANNED, TEST])
 @pytest.mark.parametrize(
-    ("kind", "step", "point", "loss_ms"),
-    [
-        (PLANNED, "P4", str(NOW - 9), 0),
-        (UNPLANNED, "U3", str(NOW - 9), 9),
-        (UNPLANNED, "U3", str(NOW + 9), 0),
-        (UNPLANNED, "U3", "0", -1),
-        (UNPLANNED, "U3", "", -1),
-    ],
+    ("commit", "state"),
+    [(CommitPolicy.AUTO_COMMIT, RunState.SUCCEEDED), (CommitPolicy.AUTO_ROLL_BACK, RunState.CANCELLED)],
 )
-def test_what_was_lost_is_the_age_of_the_recovery_point(
-    kind: FailoverKind, step: str, point: str, loss_ms: int
+def test_r12_when_the_window_is_over_the_commit_policy_decides(
+    kind: FailoverKind, commit: CommitPolicy, state: RunState
 ) -> None:
-    before = up_to(step, kind)
-    answer = result(before, observed={"recovery_point_at_ms": point})
-    assert on_result(before.run, before.vm, answer, NOW).run.data_loss_ms == loss_ms
+    window = held(kind, commit, 90_000)
+    assert on_due(window.run, window.vm, window.run.due_ms - 1) == Advance(window.run, window.vm)
+    advance = on_due(window.run, window.vm, window.run.due_ms)
+    assert rules(advance)[0] == "R12"
+    ended = to_the_end(advance).run
+    assert ended.state is state
+    assert not [step for step in ended.steps if step.state in (StepState.ISSUED, StepState.WAITING)]
+    assert ended.committed_by == ""
 
 
-def test_the_route_of_a_vm_whose_old_place_nobody_knows() -> None:
-    vm = replace(VM, locations=VM.locations[:1])
-    advance = answered(up_to("U3", UNPLANNED, vm))
-    assert [each.changed.role for each in advance.routes] == [Role.PRIMARY]
-    assert advance.commands[-1].peer_node == ""
+def test_r12_where_nobody_decides_a_failover_with_errors_is_not_completed() -> None:
+    asked = replace(request(UNPLANNED), commit=CommitPolicy.AUTO_COMMIT, window_ms=90_000)
+    window = answered(up_to("U6", asked), REFUSED)
+    ended = on_due(window.run, window.vm, window.run.due_ms)
+    assert (ended.run.state, ended.commands) == (RunState.COMPLETED_WITH_ERRORS, ())
 
 
-def test_a_failover_is_told_as_it_goes() -> None:
-    world = World()
-    world.send(request())
-    world.run()
-    causes = [route.cause for route in world.told(RoutingUpdate)][-2:]
-    assert causes == [RouteCause.FAILOVER, RouteCause.REVERSED]
-    journal = [entry for entry in world.told(JournalEntry) if entry.run_id == "r"]
-    assert [entry.rule for entry in journal] == ["R1", *["R2"] * 16, "R9"]
-    assert {(entry.actor, entry.reason, entry.ticket) for entry in journal} == {("ann", "drill", "INC-7")}
-    assert journal[0].at_ms == START_MS
-    assert journal[-1].at_ms == START_MS + 8 * ANSWER_MS
+def test_r12_a_window_without_an_end_stays_open() -> None:
+    window = held()
+    assert on_due(window.run, window.vm, NOW * 1_000) == Advance(window.run, window.vm)
 
 
-def test_an_unplanned_failover_carries_its_attestation() -> None:
-    unattested = replace(request(UNPLANNED), primary_is_down=False)
-    for asked in (request(UNPLANNED), unattested):
-        assert isinstance(asked, FailoverRequested)
-        assert begin(asked, VM, NOW, "").commands[0].attested is asked.primary_is_down
+# R13, R14
+
+
+@pytest.mark.parametrize(("kind", "step"), ISSUED)
+def test_r13_a_step_of_which_nobody_knows_how_it_ended_parks_the_run(kind: FailoverKind, step: Step) -> None:
+    advance = answered(up_to(step.number, kind), UNCERTAIN)
+    assert rules(advance) == ["R13"]
+    assert (advance.run.state, advance.commands, advance.run.due_ms) == (RunState.PARKED, (), 0)
+    assert {RequestAction.RESUME, RequestAction.CONFIRM, RequestAction.ABANDON} <= set(advance.run.choices)
+
+
+def test_r13_an_undo_too() -> None:
+    advance = answered(cancelled(up_to("P4")), UNCERTAIN)
+    assert (rules(advance), advance.run.parked_in) == (["R13"], RunState.UNDOING)
+
+
+@pytest.mark.parametrize(("kind", "step"), ISSUED)
+def test_r14_an_unexpected_error_parks_the_run_and_it_is_tried_again_every_minute(
+    kind: FailoverKind, step: Step
+) -> None:
+    before = up_to(step.number, kind)
+    advance = park_for_bug(before.run, before.vm, "KeyError: 'x'", NOW)
+    for number in range(1, 4):
+        assert rules(advance) == ["R14"]
+        assert (advance.run.state, advance.run.bug) == (RunState.PARKED, "KeyError: 'x'")
+        due = advance.run.due_ms
+        assert due == NOW + number * 60_000
+        again = on_due(advance.run, advance.vm, due)
+        assert (again.run.state, again.run.bug, again.run.waits_for) == (RunState.RUNNING, "", "")
+        assert again.commands[-1].step == step.number
+        advance = park_for_bug(again.run, again.vm, "KeyError: 'x'", due)
+    assert to_the_end(on_due(advance.run, advance.vm, advance.run.due_ms)).run.state is RunState.SUCCEEDED
+
+
+def test_r14_does_not_wake_what_waits_for_a_person() -> None:
+    parked = tried_out(up_to("P7"))
+    advance = park_for_bug(parked.run, parked.vm, "KeyError: 'x'", NOW)
+    assert on_due(advance.run, advance.vm, NOW * 9).commands == ()
+
+
+@pytest.mark.parametrize("kind", [UNPLANNED, TEST])
+def test_r14_in_a_window_leaves_the_window(kind: FailoverKind) -> None:
+    window = held(kind)
+    parked = park_for_bug(window.run, window.vm, "KeyError: 'x'", NOW)
+    again = on_due(parked.run, parked.vm, parked.run.due_ms)
+    assert (again.run.state, again.run.choices) == (RunState.AWAITING_COMMIT, window.run.choices)
+
+
+@pytest.mark.parametrize("action", [RequestAction.CONFIRM, RequestAction.SKIP])
+def test_r14_whatever_is_said_to_a_window_that_a_bug_parked_the_run_goes_on(action: RequestAction) -> None:
+    window = held()
+    parked = park_for_bug(window.run, window.vm, "KeyError: 'x'", NOW)
+    advance = say(parked.run, parked.vm, word(action, parked.run.request), NOW)
+    assert advance.refusal or to_the_end(advance).run.state.ended
+
+
+def test_r14_a_run_that_has_not_begun_or_has_ended_is_left_alone() -> None:
+    ended = answered(up_to("P8"))
+    waits = replace(begun(request()).run, state=RunState.AWAITING_APPROVAL)
+    for run in (ended.run, waits):
+        assert park_for_bug(run, VM, "KeyError: 'x'", NOW) == Advance(run, VM)
+
+
+# All of it
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_asks_for_each_step_once_and_in_order(kind: FailoverKind) -> None:
+    advance, asked = begun(request(kind)), []
+    while not advance.run.state.ended:
+        asked.append(advance.commands[-1].step)
+        advance = answered(advance)
+    assert asked == [step.number for step in WORKFLOWS[kind].steps if step.action is not None]
+    assert advance.run.state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(("kind", "vm"), [(PLANNED, VM), (FAILBACK, AWAY), (REPROTECT, LOST)])
+def test_a_run_without_loss_leaves_the_vm_with_a_replica_at_the_other_end(kind: FailoverKind, vm: object) -> None:
+    ended = to_the_end(begun(request(kind)))
+    assert {ended.vm.active_site, ended.vm.replica_site} == {PRIMARY, REPLICA}
+    assert ended.vm.active_site == {PLANNED: REPLICA, FAILBACK: PRIMARY, REPROTECT: REPLICA}[kind]
+
+
+def test_the_step_in_hand_of_a_run_beyond_its_end_is_its_last() -> None:
+    run = up_to("P8").run
+    assert step_in_hand(replace(run, position=99))[0].number == "P8"
+    assert step_in_hand(replace(run, position=-1))[0].number == "P0"
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "²", "٣", "9" * 5000])
 def test_what_is_observed_is_a_number_only_where_it_is_a_sane_one(text: str) -> None:
     """Anybody may write step results: one that cannot be read as a number must not stop a partition for good."""
-    result = StepResult("r", "U3", 1, "v", "dr", "d1", 1, StepOutcome.DONE, "", 0, {"recovery_point_at_ms": text})
-    assert result.number("recovery_point_at_ms") is None
-    assert replace(result, observed={"recovery_point_at_ms": "17"}).number("recovery_point_at_ms") == 17
+    said = StepResult("r", "U3", 1, "v", "dr", "d1", 1, DONE, "", 0, {"recovery_point_at_ms": text})
+    assert said.number("recovery_point_at_ms") is None
+    assert replace(said, observed={"recovery_point_at_ms": "17"}).number("recovery_point_at_ms") == 17

@@ -184,22 +184,27 @@ def test_a_foreign_client_moves_a_vm_asks_for_a_failover_and_answers_its_steps(s
         vm_id="erp-db",
         ticket="CHG-7",
     )
+    (look,) = client.receive("step-commands.primary", 1)
+    assert (look["step"], look["action"], look["node"]) == ("P0", "INSPECT", "p1")
+    answer(client, look, "the VM runs")
     (stage,) = client.receive("step-commands.dr", 1)
     assert (stage["step"], stage["action"], stage["node"], stage["attempt"]) == ("P1", "STAGE_ADDRESSES", "d2", 1)
     assert TRACE.encode() in stage["_headers"]["traceparent"]
     answer(client, stage, "nothing to stage")
-    (shut_down,) = client.receive("step-commands.primary", 1)
+    _, shut_down = client.receive("step-commands.primary", 2)
     assert (shut_down["step"], shut_down["action"], shut_down["node"]) == ("P2", "SHUT_DOWN", "p1")
     assert shut_down["epoch"] == stage["epoch"] == 5
     answer(client, shut_down, "the guest is off")
-    entries = client.receive("failover-journal", 6)
+    entries = client.receive("failover-journal", 8)
     assert [(entry["sequence"], entry["rule"], entry["what"]) for entry in entries] == [
         (0, "R1", "planned failover from primary to dr begins"),
-        (1, "R2", "P1 issued to dr/d2: do STAGE_ADDRESSES"),
-        (2, "R2", "P1 done: nothing to stage"),
-        (3, "R2", "P2 issued to primary/p1: do SHUT_DOWN"),
-        (4, "R2", "P2 done: the guest is off"),
-        (5, "R2", "P3 issued to primary/p1: do PREPARE"),
+        (1, "R2", "P0 issued to primary/p1: INSPECT"),
+        (2, "R2", "P0 done: the VM runs"),
+        (3, "R2", "P1 issued to dr/d2: STAGE_ADDRESSES"),
+        (4, "R2", "P1 done: nothing to stage"),
+        (5, "R2", "P2 issued to primary/p1: SHUT_DOWN"),
+        (6, "R2", "P2 done: the guest is off"),
+        (7, "R2", "P3 issued to primary/p1: PREPARE"),
     ]
     assert {(entry["actor"], entry["reason"], entry["ticket"]) for entry in entries} == {
         ("alice", "maintenance", "CHG-7")

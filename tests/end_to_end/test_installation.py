@@ -151,8 +151,8 @@ def test_a_planned_failover_is_one_trace_from_the_command_through_workers_and_ag
     known = {span.span_id for span in traced()}
     orphans = [span.name for span in traced() if span.parent_span_id and span.parent_span_id not in known]
     assert orphans == []
-    # Every command and every answer is in it: a decision for the request and for each of eight answers.
-    until(lambda: sum(span.name == "decide" for span in traced()) == 9)
+    # Every command and every answer is in it: a decision for the request and for each of nine answers.
+    until(lambda: sum(span.name == "decide" for span in traced()) == 10)
 
 
 def test_an_unplanned_failover_of_a_primary_that_runs_is_stopped_before_it_does_anything(

@@ -2,14 +2,15 @@
 
 To run them on an implementation, subclass `HypervisorContract` and give it a `pair` fixture: two sites, `primary` and
 `dr`, on which `vm-1` runs at node p1, replicates to d1, and has one synthetic adapter `nic-1` on a guest with running
-integration services. The other fixtures bring about what no protocol call can.
+integration services. The replica has one recovery point, which is not application-consistent; of the next four one is.
+What no protocol call can bring about, `Pair` holds functions for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
 from failover_orch.domain.records import Action
 from failover_orch.domain.replication import ReplicationMode
-from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses
+from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses, Gate, GateKind
+from failover_orch.domain.terms import LATEST, PointChoice, WantedPoint
 from failover_orch.errors import StaleEpoch, StepFailed, StepRefused
 from failover_orch.hypervisors import Hypervisor, Observed
 from worlds import DR_ADDRESSES, command
@@ -42,7 +44,17 @@ UNPLANNED = (
     (Action.VERIFY_ADDRESSES, "dr"),
     (Action.COMPLETE, "dr"),
 )
-WITH_ADDRESSES = (Action.STAGE_ADDRESSES, Action.VERIFY_ADDRESSES)
+REPROTECT = (
+    (Action.INSPECT, "primary"),
+    (Action.COMPLETE, "dr"),
+    (Action.SHUT_DOWN, "primary"),
+    (Action.MAKE_REPLICA, "primary"),
+    (Action.REVERSE, "dr"),
+    (Action.RESYNCHRONIZE, "dr"),
+)
+TEST = ((Action.CREATE_TEST, "dr"), (Action.START_TEST, "dr"), (Action.VERIFY_TEST, "dr"))
+WITH_ADDRESSES = (Action.STAGE_ADDRESSES, Action.VERIFY_ADDRESSES, Action.CREATE_TEST, Action.VERIFY_TEST)
+ISOLATED = "isolated-dr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +64,21 @@ class Pair:
     primary: Hypervisor
     dr: Hypervisor
     power_off_primary: Callable[[], None]
+    power_on_primary: Callable[[], None]
     cut_link: Callable[[], None]
     restore_link: Callable[[], None]
     migrate: Callable[[str], None]
     """Move vm-1, at the node's site, to the node."""
+    replicate: Callable[[], None]
+    """Let a replication cycle pass, with time enough for it."""
 
     async def do(self, action: Action, site: str = "dr", **fields: Any) -> Mapping[str, str]:
         hypervisor = self.dr if site == "dr" else self.primary
         if action in WITH_ADDRESSES:
             fields.setdefault("addresses", DR_ADDRESSES)
-        return await hypervisor.perform(command(action, site, **fields))
+        if action is Action.CREATE_TEST:
+            fields.setdefault("test_network", ISOLATED)
+        return await hypervisor.perform(replace(command(action, site), **fields))
 
 
 async def told(hypervisor: Hypervisor) -> list[Observed]:
@@ -96,7 +113,7 @@ class HypervisorContract:
         assert (found["power"], found["state"]) == ("RUNNING", "FailedOver")
         assert int(found["recovery_point_at_ms"]) > 0
 
-    @pytest.mark.parametrize("workflow", [PLANNED, UNPLANNED], ids=["planned", "unplanned"])
+    @pytest.mark.parametrize("workflow", [PLANNED, UNPLANNED, TEST], ids=["planned", "unplanned", "test"])
     async def test_every_step_asked_for_again_finds_it_done(
         self, pair: Pair, workflow: tuple[tuple[Action, str], ...]
     ) -> None:
@@ -135,7 +152,9 @@ class HypervisorContract:
             await pair.do(Action.START, "primary", epoch=5)
 
     async def test_a_replica_does_not_start_before_its_failover(self, pair: Pair) -> None:
-        with pytest.raises(StepRefused, match=r"Replica and Replicating.*fail"):
+        with pytest.raises(
+            StepRefused, match=r"Replica and Replicating \(3\), rules E12, E13 .*once it is failed over"
+        ):
             await pair.do(Action.START, "dr")
 
     async def test_a_prepared_primary_is_locked_until_released(self, pair: Pair) -> None:
@@ -272,3 +291,263 @@ class HypervisorContract:
             await pair.do(action, site)
         assert [vm.active for vm in await pair.primary.vms()] == [False]
         assert [vm.active for vm in await pair.dr.vms()] == [True]
+
+    # Recovery points
+
+    async def test_a_failover_goes_to_the_point_asked_for(self, pair: Pair) -> None:
+        points = [await self._point(pair)]
+        for _ in range(4):
+            pair.replicate()
+            points.append(await self._point(pair))
+        assert len(dict(points)) == len(points)
+        pair.power_off_primary()
+        latest = await pair.do(Action.FAIL_OVER, run_id="latest")
+        assert (latest["recovery_point"], int(latest["recovery_point_at_ms"])) == points[-1]
+        for name, wanted, expected in (
+            ("named", WantedPoint(PointChoice.NAMED, point_id=points[1][0]), points[1]),
+            ("exact", WantedPoint(PointChoice.BEFORE, at_ms=points[2][1]), points[2]),
+            ("between", WantedPoint(PointChoice.BEFORE, at_ms=points[3][1] - 1), points[2]),
+        ):
+            cancelled = await pair.do(Action.CANCEL_FAILOVER, run_id=name)
+            assert cancelled["recovery_point"] == points[-1][0]
+            found = await pair.do(Action.FAIL_OVER, run_id=name, point=wanted)
+            assert (found["recovery_point"], int(found["recovery_point_at_ms"])) == expected
+        await pair.do(Action.CANCEL_FAILOVER)
+        consistent = WantedPoint(PointChoice.APPLICATION_CONSISTENT)
+        found = await pair.do(Action.FAIL_OVER, run_id="consistent", point=consistent)
+        assert found["recovery_point"] in dict(points)
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            WantedPoint(PointChoice.NAMED, point_id="no-such-point"),
+            WantedPoint(PointChoice.BEFORE, at_ms=1),
+            WantedPoint(PointChoice.APPLICATION_CONSISTENT),
+        ],
+        ids=lambda wanted: wanted.choice.value,
+    )
+    @pytest.mark.parametrize("action", [Action.FAIL_OVER, Action.CREATE_TEST])
+    async def test_a_point_that_is_not_there_is_refused_and_those_that_are_named(
+        self, pair: Pair, action: Action, wanted: WantedPoint
+    ) -> None:
+        before = await pair.dr.observe("vm-1")
+        with pytest.raises(StepRefused) as refused:
+            await pair.do(action, point=wanted)
+        assert str(wanted) in str(refused.value)
+        assert before["recovery_point"] in str(refused.value)
+        assert await pair.dr.observe("vm-1") == {**before, "epoch": "5"}
+
+    async def test_another_point_is_refused_until_the_failover_is_cancelled(self, pair: Pair) -> None:
+        first, _ = await self._point(pair)
+        pair.replicate()
+        latest, _ = await self._point(pair)
+        pair.power_off_primary()
+        await pair.do(Action.FAIL_OVER)
+        named = WantedPoint(PointChoice.NAMED, point_id=latest)
+        assert (await pair.do(Action.FAIL_OVER, attempt=2, point=named))["recovery_point"] == latest
+        another = WantedPoint(PointChoice.NAMED, point_id=first)
+        with pytest.raises(StepRefused, match=r"FailOverWaitingCompletion \(5\).*cancelled first"):
+            await pair.do(Action.FAIL_OVER, attempt=3, point=another)
+        await pair.do(Action.CANCEL_FAILOVER)
+        assert (await pair.do(Action.FAIL_OVER, attempt=4, point=another))["recovery_point"] == first
+
+    async def test_completion_gives_up_the_other_points(self, pair: Pair) -> None:
+        first, _ = await self._point(pair)
+        pair.replicate()
+        pair.power_off_primary()
+        named = WantedPoint(PointChoice.NAMED, point_id=first)
+        await pair.do(Action.FAIL_OVER, point=named)
+        assert (await pair.do(Action.COMPLETE))["recovery_point"] == first
+        for attempt, wanted in ((2, named), (3, LATEST)):
+            found = await pair.do(Action.FAIL_OVER, attempt=attempt, point=wanted)
+            assert (found["state"], found["recovery_point"]) == ("FailedOver", first)
+
+    async def _point(self, pair: Pair) -> tuple[str, int]:
+        found = await pair.dr.observe("vm-1")
+        return found["recovery_point"], int(found["recovery_point_at_ms"])
+
+    # What only looks
+
+    @pytest.mark.parametrize("site", ["primary", "dr"])
+    async def test_an_inspection_says_what_there_is(self, pair: Pair, site: str) -> None:
+        found = await pair.do(Action.INSPECT, site)
+        assert (found["power"], found["mode"]) == {"primary": ("RUNNING", "Primary"), "dr": ("OFF", "Replica")}[site]
+        hypervisor = pair.dr if site == "dr" else pair.primary
+        for action, where in PLANNED:
+            await pair.do(action, where)
+            before = await hypervisor.observe("vm-1")
+            assert await pair.do(Action.INSPECT, site) == {**before, "epoch": "5"}
+
+    async def test_the_fence_is_told(self, pair: Pair) -> None:
+        await pair.do(Action.SHUT_DOWN, "primary")
+        assert "seen off at primary/p1" in (await pair.do(Action.CHECK_PRIMARY))["fence"]
+        pair.cut_link()
+        attested = await pair.do(Action.CHECK_PRIMARY, attested=True)
+        assert attested["fence"].startswith("attested: primary cannot be reached")
+        assert "fence" not in await pair.dr.observe("vm-1")
+
+    @pytest.mark.parametrize("gate", [Gate(GateKind.POWER), Gate(GateKind.HEARTBEAT), Gate(GateKind.TCP_PORT, 443)])
+    async def test_a_gate_holds_once_the_vm_is_up(self, pair: Pair, gate: Gate) -> None:
+        before = await pair.primary.observe("vm-1")
+        assert await pair.do(Action.CHECK_GATE, "primary", gate=gate) == {**before, "epoch": "5"}
+        with pytest.raises(StepFailed, match="off"):
+            await pair.do(Action.CHECK_GATE, "dr", gate=gate)
+
+    async def test_what_is_not_a_hypervisors_is_refused(self, pair: Pair) -> None:
+        for action in (Action.RUN_SCRIPT, Action.CALL_HTTP):
+            with pytest.raises(StepRefused, match="agent"):
+                await pair.do(action)
+        with pytest.raises(StepRefused, match="script"):
+            await pair.do(Action.CHECK_GATE, gate=Gate(GateKind.SCRIPT, command=("true",)))
+
+    # Reprotection
+
+    async def test_after_an_unplanned_failover_the_old_primary_becomes_the_replica(self, pair: Pair) -> None:
+        await self._overtake(pair)
+        for action, site in REPROTECT:
+            first = await pair.do(action, site)
+            assert await pair.do(action, site) == first
+            assert await pair.do(action, site, attempt=2) == first
+        old = await pair.primary.observe("vm-1")
+        assert (old["power"], old["mode"], old["recovery_point"]) == ("OFF", "Replica", "")
+        with pytest.raises(StepFailed, match="WaitingForInitialReplication"):
+            await pair.do(Action.AWAIT_REPLICATION)
+        pair.replicate()
+        found = await pair.do(Action.AWAIT_REPLICATION)
+        assert (found["power"], found["mode"], found["state"]) == ("RUNNING", "Primary", "Replicating")
+        assert (await pair.primary.observe("vm-1"))["state"] == "Replicating"
+        back = {"primary": "dr", "dr": "primary"}
+        for action, site in PLANNED[1:-1]:
+            found = await pair.do(action, back[site], run_id="run-2", epoch=9)
+        assert (found["node"], found["power"], found["mode"]) == ("p1", "RUNNING", "Primary")
+
+    async def test_nothing_is_copied_before_somebody_says_so(self, pair: Pair) -> None:
+        await self._overtake(pair)
+        for action, site in REPROTECT[:-1]:
+            await pair.do(action, site)
+        pair.replicate()
+        assert (await pair.dr.observe("vm-1"))["state"] == "ReadyForInitialReplication"
+
+    async def test_a_primary_becomes_a_replica_only_off_and_overtaken_for_good(self, pair: Pair) -> None:
+        with pytest.raises(StepRefused, match=r"Replica and Replicating \(3\), and not failed over"):
+            await pair.do(Action.MAKE_REPLICA, "primary")
+        pair.cut_link()
+        with pytest.raises(StepFailed, match="link"):
+            await pair.do(Action.MAKE_REPLICA, "primary")
+        await pair.do(Action.FAIL_OVER)
+        pair.restore_link()
+        with pytest.raises(StepRefused, match="complete that first"):
+            await pair.do(Action.MAKE_REPLICA, "primary")
+        await pair.do(Action.COMPLETE)
+        with pytest.raises(StepRefused, match="RUNNING at primary: shut it down"):
+            await pair.do(Action.MAKE_REPLICA, "primary")
+
+    async def test_a_committed_failover_is_reversed_only_towards_a_replica(self, pair: Pair) -> None:
+        await self._overtake(pair)
+        with pytest.raises(StepRefused, match="make that end a replica first"):
+            await pair.do(Action.REVERSE)
+
+    async def test_a_primary_that_replicates_needs_no_resynchronisation(self, pair: Pair) -> None:
+        before = await pair.primary.observe("vm-1")
+        assert await pair.do(Action.RESYNCHRONIZE, "primary") == {**before, "epoch": "5"}
+        with pytest.raises(StepRefused, match=r"Replica and Replicating \(3\), rules E16, E17"):
+            await pair.do(Action.RESYNCHRONIZE, "dr")
+
+    async def _overtake(self, pair: Pair) -> None:
+        pair.power_off_primary()
+        for action, site in UNPLANNED:
+            await pair.do(action, site, attested=True)
+        pair.power_on_primary()
+
+    # The test copy
+
+    async def test_a_test_copy_runs_beside_a_replica_that_goes_on(self, pair: Pair) -> None:
+        for action, site in TEST:
+            found = await pair.do(action, site)
+        assert (found["test/power"], found["test/mode"], found["test_network"]) == ("RUNNING", "TestReplica", ISOLATED)
+        assert (found["addresses/nic-1"], found["connected/nic-1"]) == ("10.50.0.21/24, fd50::21/64", "yes")
+        point, _ = await self._point(pair)
+        pair.replicate()
+        replica = await pair.dr.observe("vm-1")
+        assert (replica["power"], replica["mode"], replica["state"]) == ("OFF", "Replica", "Replicating")
+        assert (replica["connected/nic-1"], "addresses/nic-1" in replica) == ("no", False)
+        assert replica["test/recovery_point"] == point != replica["recovery_point"]
+        assert (await pair.primary.observe("vm-1"))["power"] == "RUNNING"
+        gone = await pair.do(Action.DELETE_TEST)
+        assert not [name for name in gone if name.startswith("test")]
+        assert await pair.do(Action.DELETE_TEST, attempt=2) == gone
+
+    async def test_a_test_copy_is_of_the_point_asked_for(self, pair: Pair) -> None:
+        first, at_ms = await self._point(pair)
+        pair.replicate()
+        found = await pair.do(Action.CREATE_TEST, point=WantedPoint(PointChoice.NAMED, point_id=first))
+        assert (found["recovery_point"], int(found["recovery_point_at_ms"])) == (first, at_ms)
+        assert (found["test/recovery_point"], found["test/power"]) == (first, "OFF")
+
+    async def test_a_vm_has_one_test_copy(self, pair: Pair) -> None:
+        await pair.do(Action.CREATE_TEST)
+        pair.replicate()
+        first = await pair.dr.observe("vm-1")
+        await pair.do(Action.CREATE_TEST, attempt=2)
+        assert await pair.dr.observe("vm-1") == first
+        others: tuple[dict[str, Any], ...] = ({"run_id": "run-2"}, {"test_network": "other"}, {"addresses": ()})
+        for other in others:
+            with pytest.raises(StepRefused, match="test copy already, made by run-1"):
+                await pair.do(Action.CREATE_TEST, attempt=3, **other)
+
+    async def test_a_deleted_test_copy_does_not_come_back_with_its_command(self, pair: Pair) -> None:
+        await pair.do(Action.CREATE_TEST)
+        await pair.do(Action.DELETE_TEST)
+        assert "test/power" not in await pair.do(Action.CREATE_TEST)
+
+    async def test_a_test_copy_that_is_not_there_neither_starts_nor_has_addresses(self, pair: Pair) -> None:
+        for action in (Action.START_TEST, Action.VERIFY_TEST):
+            with pytest.raises(StepRefused, match="no test copy: create it first"):
+                await pair.do(action)
+
+    async def test_a_test_copy_on_no_network_still_gets_its_addresses(self, pair: Pair) -> None:
+        for action, site in TEST:
+            found = await pair.do(action, site, **({"test_network": ""} if action is Action.CREATE_TEST else {}))
+        assert (found["test_network"], found["connected/nic-1"]) == ("", "no")
+        assert found["addresses/nic-1"] == "10.50.0.21/24, fd50::21/64"
+
+    async def test_a_test_copy_without_addresses_of_its_own_has_the_primarys(self, pair: Pair) -> None:
+        await pair.do(Action.CREATE_TEST, addresses=())
+        found = await pair.do(Action.START_TEST)
+        assert found["addresses/nic-1"] == "10.10.0.21/24, fd10::21/64"
+        with pytest.raises(StepFailed, match=r"test copy of vm-1 at dr has IPv4 addresses 10\.10\.0\.21/24, expected"):
+            await pair.do(Action.VERIFY_TEST)
+
+    async def test_a_test_copy_for_an_unknown_adapter_is_refused(self, pair: Pair) -> None:
+        with pytest.raises(StepRefused, match="'nic-9'"):
+            await pair.do(Action.CREATE_TEST, addresses=(AdapterAddresses("nic-9", ipv4=FamilyAddresses(dhcp=True)),))
+        assert "test/power" not in await pair.dr.observe("vm-1")
+
+    async def test_a_test_copy_and_real_failovers_do_not_disturb_each_other(self, pair: Pair) -> None:
+        for action, site in TEST:
+            created = await pair.do(action, site)
+        point = created["test/recovery_point"]
+        pair.power_off_primary()
+        cancelled = (*UNPLANNED[:-1], (Action.CANCEL_FAILOVER, "dr"))
+        for run_id, workflow in (("run-2", cancelled), ("run-3", UNPLANNED)):
+            for action, site in workflow:
+                found = await pair.do(action, site, attested=True, run_id=run_id)
+                assert (found["test/power"], found["test/recovery_point"]) == ("RUNNING", point)
+        assert found["power"] == "RUNNING"
+        pair.power_on_primary()
+        for action, site in REPROTECT:
+            found = await pair.do(action, site)
+        assert found["test/power"] == "RUNNING"
+        after = await pair.do(Action.DELETE_TEST)
+        assert {name: value for name, value in found.items() if not name.startswith("test")} == after
+
+    async def test_a_test_copy_moves_with_its_replica(self, pair: Pair) -> None:
+        for action, site in TEST:
+            await pair.do(action, site)
+        pair.migrate("d2")
+        found = await pair.dr.observe("vm-1")
+        assert (found["node"], found["test/node"], found["test/power"]) == ("d2", "d2", "RUNNING")
+
+    async def test_only_a_replica_is_tested(self, pair: Pair) -> None:
+        with pytest.raises(StepRefused, match=r"Primary and Replicating \(3\), rule E18"):
+            await pair.do(Action.CREATE_TEST, "primary")

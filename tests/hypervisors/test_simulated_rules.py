@@ -13,14 +13,18 @@ from failover_orch.domain.inventory import Adapter, AdapterKind
 from failover_orch.domain.records import Action
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses
+from failover_orch.domain.transitions import NEEDS, TEST_COPY_STATE, TRANSITIONS
 from failover_orch.errors import HypervisorError, StaleEpoch, StepFailed, StepRefused
 from failover_orch.hypervisors import Power
-from failover_orch.hypervisors.simulated import Configuration, End, EndAdapter
+from failover_orch.hypervisors.simulated import Configuration, End, EndAdapter, RecoveryPoint
 from failover_orch.hypervisors.simulated.guest import booted, differences
-from failover_orch.hypervisors.simulated.rules import ALREADY, NEEDS, TRANSITIONS, Surroundings, decide
+from failover_orch.hypervisors.simulated.looks import LOOKS
+from failover_orch.hypervisors.simulated.rules import ALREADY, NOT_A_HYPERVISORS, decide
+from failover_orch.hypervisors.simulated.surroundings import Surroundings
 from worlds import DR_ADDRESSES, NOW, command, make_vm
 
-LOOKS = {Action.CHECK_PRIMARY, Action.VERIFY_ADDRESSES}
+ONLY_LOOK = {Action.INSPECT, Action.CHECK_PRIMARY, *LOOKS}
+TO_THE_COPY = {Action.START_TEST, Action.DELETE_TEST}
 PRIMARY_ADDRESSES = Configuration(("10.10.0.21/24", "fd10::21/64"), ("10.10.0.1",), ("10.10.0.2",))
 
 
@@ -35,7 +39,20 @@ def make_end(
 ) -> End:
     site, node = ("primary", "p1") if mode is ReplicationMode.PRIMARY else ("dr", "d1")
     return End(
-        "vm-1", site, f"{site}-cluster", node, "", mode, state, power, (adapter(),), MoveKind.PLACED, NOW, epoch=1
+        "vm-1",
+        site,
+        f"{site}-cluster",
+        node,
+        "",
+        mode,
+        state,
+        power,
+        (adapter(),),
+        MoveKind.PLACED,
+        NOW,
+        epoch=1,
+        recovery_points=(RecoveryPoint("rp-1", NOW),),
+        points_taken=1,
     )
 
 
@@ -44,7 +61,7 @@ def surroundings(peer: End | None = None) -> Surroundings:
 
 
 def test_every_action_is_in_the_tables() -> None:
-    changing = set(Action) - LOOKS
+    changing = set(Action) - ONLY_LOOK - NOT_A_HYPERVISORS
     assert {transition.action for transition in TRANSITIONS} == changing == set(NEEDS) == set(ALREADY)
     assert len({transition.number for transition in TRANSITIONS}) == len(TRANSITIONS)
 
@@ -80,14 +97,16 @@ def test_an_action_is_done_only_as_the_table_says_and_then_it_is_so(
         change = decide(asked, end, replace(surroundings(peer), link_up=link_up), NOW)
     except HypervisorError:
         return
-    if action in LOOKS:
+    if action in ONLY_LOOK:
         assert change.end == end
         assert not change.effect
         return
     if change.effect:
-        legal = [t for t in TRANSITIONS if (t.action, t.mode) == (action, mode) and state in t.states]
+        place = (ReplicationMode.TEST_REPLICA, TEST_COPY_STATE) if action in TO_THE_COPY else (mode, state)
+        legal = [t for t in TRANSITIONS if (t.action, t.mode) == (action, place[0]) and place[1] in t.states]
         assert len(legal) == 1
         assert change.end.state is (legal[0].then or state)
+        assert change.end.mode is (legal[0].then_mode or mode)
     else:
         assert change.end == end
     # Whatever was done, asking again finds it done.
@@ -95,7 +114,7 @@ def test_an_action_is_done_only_as_the_table_says_and_then_it_is_so(
     assert not again.effect
 
 
-@pytest.mark.parametrize("action", sorted(NEEDS))
+@pytest.mark.parametrize("action", sorted(set(NEEDS) - TO_THE_COPY))
 def test_a_refusal_names_the_state_and_what_would_make_it_legal(action: Action) -> None:
     power = Power.OFF if action is Action.START else Power.RUNNING
     state = ReplicationState.DISABLED
@@ -103,7 +122,7 @@ def test_a_refusal_names_the_state_and_what_would_make_it_legal(action: Action) 
     with pytest.raises(StepRefused) as refused:
         decide(command(action, addresses=DR_ADDRESSES), end, surroundings(), NOW)
     assert str(refused.value).endswith(NEEDS[action])
-    assert "Replica and Disabled" in str(refused.value)
+    assert "Replica and Disabled (0), rule" in str(refused.value)
 
 
 def test_reversing_towards_a_cluster_that_accepts_no_replicas_is_refused() -> None:
@@ -115,10 +134,13 @@ def test_reversing_towards_a_cluster_that_accepts_no_replicas_is_refused() -> No
 
 def test_reversing_after_an_unplanned_failover_copies_anew() -> None:
     end = make_end(state=ReplicationState.FAILED_OVER)
-    peer = make_end(ReplicationMode.PRIMARY, ReplicationState.ERROR)
+    peer = replace(make_end(state=ReplicationState.WAITING_FOR_INITIAL_REPLICATION), site="primary", node="p1")
     change = decide(command(Action.REVERSE), end, surroundings(peer), NOW)
-    assert change.peer is not None
-    assert (change.end.state, change.peer.recovery_point_at_ms) == (ReplicationState.RESYNCHRONIZING, 0)
+    assert (change.end.mode, change.end.state) == (
+        ReplicationMode.PRIMARY,
+        ReplicationState.READY_FOR_INITIAL_REPLICATION,
+    )
+    assert change.peer == replace(peer, epoch=5)
 
 
 def test_reversing_before_completion_needs_a_prepared_primary() -> None:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.domain.inventory import Adapter, AdapterKind, ClusterInventory, NodeState, VmInventory
 from failover_orch.domain.records import Action
-from failover_orch.domain.replication import ReplicationHealth, ReplicationState
-from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses
+from failover_orch.domain.replication import ReplicationHealth, ReplicationMode, ReplicationState
+from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses, Gate, GateKind
+from failover_orch.domain.transitions import PROGRESS, TRANSITIONS, ReplicationProgress, ReplicationTransition
 from failover_orch.errors import ConfigError, HypervisorError, LookupFailed, StepFailed, StepRefused
 from failover_orch.hypervisors import Observation
-from failover_orch.hypervisors.simulated import FaultKind, SimulatedHypervisor, SimulatedWorld
+from failover_orch.hypervisors.simulated import End, FaultKind, SimulatedHypervisor, SimulatedWorld
 from worlds import DR_ADDRESSES, NOW, Clock, command, make_vm, make_world
 
 
@@ -264,15 +265,208 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         world.move_storage("vm-1", "dr", "/csv/x")
 
 
-STEPS = st.tuples(
-    st.sampled_from(Action), st.sampled_from(["primary", "dr"]), st.integers(1, 3), st.integers(1, 2), st.booleans()
+# Recovery points
+
+
+async def test_a_replica_keeps_so_many_recovery_points_and_every_fourth_is_consistent(tmp_path: Path) -> None:
+    clock = Clock()
+    seed = make_world(tmp_path / "seed.db", clock=clock)
+    path = tmp_path / "world.db"
+    world = SimulatedWorld.create(path, seed.clusters(), [make_vm()], recovery_points=5, clock=clock)
+    assert SimulatedHypervisor(path, "dr").capabilities.recovery_points == 5
+    for _ in range(8):
+        clock.advance(30)
+        world.replicate()
+    points = world.recovery_points("vm-1")
+    assert points == world.recovery_points("vm-1", "dr")
+    assert world.recovery_points("vm-1", "primary") == ()
+    assert [point.point_id for point in points] == ["rp-5", "rp-6", "rp-7", "rp-8", "rp-9"]
+    assert [point.point_id for point in points if point.application_consistent] == ["rp-8"]
+    assert points[-1].at_ms == clock.now
+    with pytest.raises(LookupFailed, match="no VM 'vm-7'"):
+        world.recovery_points("vm-7")
+
+
+def test_a_world_that_keeps_no_recovery_point_is_refused(tmp_path: Path) -> None:
+    clusters = make_world(tmp_path / "seed.db").clusters()
+    with pytest.raises(ConfigError, match="at least one recovery point, 0"):
+        SimulatedWorld.create(tmp_path / "world.db", clusters, [make_vm()], recovery_points=0)
+
+
+async def test_a_resynchronisation_takes_as_long_as_there_is_to_copy_and_leaves_one_point(tmp_path: Path) -> None:
+    clock = Clock()
+    world = make_world(tmp_path / "world.db", clock=clock)
+    primary = SimulatedHypervisor(tmp_path / "world.db", "primary", clock=clock)
+    dr = SimulatedHypervisor(tmp_path / "world.db", "dr", clock=clock)
+    await dr.perform(command(Action.FAIL_OVER))
+    clock.advance(30)
+    world.replicate()
+    assert (await primary.observe("vm-1"))["state"] == "Error"
+    with pytest.raises(StepRefused, match="neither failed over nor suspended"):
+        await primary.perform(command(Action.RESYNCHRONIZE, "primary"))
+    await dr.perform(command(Action.CANCEL_FAILOVER))
+    world.write("vm-1", 5_000_000)
+    await primary.perform(command(Action.RESYNCHRONIZE, "primary", attempt=2))
+    with pytest.raises(StepFailed, match=r"vm-1 at primary is Resynchronizing \(10\), not Replicating"):
+        await primary.perform(command(Action.AWAIT_REPLICATION, "primary"))
+    with pytest.raises(StepRefused, match=r"Replica and Resynchronizing \(10\)"):
+        await dr.perform(command(Action.CREATE_TEST))
+    clock.advance(0.049)
+    assert world.replicate() == 0
+    clock.advance(0.001)
+    assert world.replicate() == 1
+    await primary.perform(command(Action.AWAIT_REPLICATION, "primary"))
+    assert [point.point_id for point in world.recovery_points("vm-1")] == ["rp-2"]
+    assert [effect.action for effect in world.effects()][-1] is Action.RESYNCHRONIZE
+
+
+async def test_what_a_vm_wrote_goes_with_its_cancelled_failover(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world.db")
+    dr = SimulatedHypervisor(tmp_path / "world.db", "dr")
+    world.power_off_site("primary")
+    for action in (Action.FAIL_OVER, Action.START):
+        await dr.perform(command(action))
+    world.write("vm-1", 4096)
+    assert (await dr.observe("vm-1"))["pending_bytes"] == "4096"
+    assert (await dr.perform(command(Action.CANCEL_FAILOVER)))["pending_bytes"] == "0"
+
+
+# Test copies
+
+
+async def test_a_test_copy_leases_an_address_of_its_own_and_goes_dark_with_its_node(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world.db")
+    dr = SimulatedHypervisor(tmp_path / "world.db", "dr")
+    plans = (AdapterAddresses("nic-1", ipv4=FamilyAddresses(dhcp=True)),)
+    asked = replace(command(Action.CREATE_TEST, addresses=plans), test_network="isolated")
+    await dr.perform(asked)
+    test = await dr.perform(command(Action.START_TEST))
+    world.power_off_site("primary")
+    for action in (Action.STAGE_ADDRESSES, Action.FAIL_OVER, Action.CONNECT_ADAPTERS, Action.START):
+        real = await dr.perform(command(action, addresses=plans))
+    assert test["addresses/nic-1"] != real["addresses/nic-1"]
+    world.set_node("d1", NodeState.DOWN)
+    found = await dr.observe("vm-1")
+    assert (found["power"], found["test/power"]) == ("OFF", "OFF")
+    world.set_node("d1", NodeState.UP)
+    again = await dr.perform(command(Action.START_TEST, attempt=2))
+    assert (again["test/power"], again["addresses/nic-1"]) == ("RUNNING", test["addresses/nic-1"])
+
+
+async def test_a_test_copy_takes_its_time_to_boot(tmp_path: Path) -> None:
+    clock = Clock()
+    clusters = make_world(tmp_path / "seed.db").clusters()
+    SimulatedWorld.create(tmp_path / "world.db", clusters, [make_vm()], boot_ms=400, clock=clock)
+    dr = SimulatedHypervisor(tmp_path / "world.db", "dr", clock=clock)
+    await dr.perform(command(Action.CREATE_TEST))
+    starting = asyncio.create_task(dr.perform(command(Action.START_TEST)))
+    done, _ = await asyncio.wait([starting], timeout=0.2)
+    assert not done
+    starting.cancel()
+    with pytest.raises(StepFailed, match="test copy of vm-1 at dr is still booting"):
+        await dr.perform(command(Action.VERIFY_TEST))
+    clock.advance(0.4)
+    await dr.perform(command(Action.START_TEST))
+
+
+# What tests let go wrong
+
+
+async def test_a_vm_that_runs_at_both_ends_is_noted_for_ever(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world.db", [make_vm("vm-1"), make_vm("vm-2")])
+    dr = SimulatedHypervisor(tmp_path / "world.db", "dr")
+    for action in (Action.CREATE_TEST, Action.START_TEST):
+        await dr.perform(command(action, vm_id="vm-2"))
+    world.cut_link()
+    await dr.perform(command(Action.CHECK_PRIMARY, attested=True))
+    await dr.perform(command(Action.FAIL_OVER))
+    assert world.ran_twice() == ()
+    await dr.perform(command(Action.START))
+    assert world.ran_twice() == ("vm-1",)
+    world.power_off_site("primary")
+    assert SimulatedWorld(tmp_path / "world.db").ran_twice() == ("vm-1",)
+
+
+async def test_silenced_replication_misses_its_cycles_though_the_link_is_up(tmp_path: Path) -> None:
+    clock = Clock()
+    world = make_world(tmp_path / "world.db", clock=clock)
+    dr = SimulatedHypervisor(tmp_path / "world.db", "dr", clock=clock)
+    world.silence_replication("vm-1")
+    assert world.silenced() == {"vm-1"}
+    for _ in range(2):
+        clock.advance(34)
+        world.replicate()
+    (seen,) = await dr.reports(["vm-1"])
+    assert (seen.missed_cycles, seen.last_replication_at_ms, world.link_up) == (2, NOW, True)
+    world.restore_replication("vm-1")
+    clock.advance(30)
+    world.replicate()
+    (seen,) = await dr.reports(["vm-1"])
+    assert seen.last_replication_at_ms == clock.now
+    with pytest.raises(LookupFailed, match="no VM 'vm-7'"):
+        world.silence_replication("vm-7")
+
+
+@pytest.mark.parametrize(
+    ("gate", "integration", "what"),
+    [
+        (Gate(GateKind.HEARTBEAT), "ABSENT", "no heartbeat: its integration services are ABSENT"),
+        (Gate(GateKind.TCP_PORT, 443), "RUNNING", "nothing listens at TCP port 443 of vm-1 at primary"),
+    ],
 )
+async def test_a_gate_that_does_not_hold_says_why(tmp_path: Path, gate: Gate, integration: str, what: str) -> None:
+    world = make_world(tmp_path / "world.db", [make_vm(integration=integration)])
+    primary = SimulatedHypervisor(tmp_path / "world.db", "primary")
+    world.close_port("vm-1", 443)
+    assert world.closed_ports() == {("vm-1", 443)}
+    with pytest.raises(StepFailed, match=what):
+        await primary.perform(replace(command(Action.CHECK_GATE, "primary"), gate=gate))
+    await primary.perform(replace(command(Action.CHECK_GATE, "primary"), gate=Gate(GateKind.TCP_PORT, 80)))
+    world.open_port("vm-1", 443)
+    await primary.perform(replace(command(Action.CHECK_GATE, "primary"), gate=Gate(GateKind.TCP_PORT, 443)))
+    assert world.effects() == ()
+
+
+async def test_a_guest_that_boots_passes_the_power_gate_alone(tmp_path: Path) -> None:
+    clock = Clock()
+    clusters = make_world(tmp_path / "seed.db").clusters()
+    world = SimulatedWorld.create(tmp_path / "world.db", clusters, [make_vm()], boot_ms=10_000, clock=clock)
+    primary = SimulatedHypervisor(tmp_path / "world.db", "primary", clock=clock)
+    world.power_off_site("primary")
+    world.power_on_site("primary")
+    starting = asyncio.create_task(primary.perform(command(Action.START, "primary")))
+    async with asyncio.timeout(10):
+        while not world.effects():
+            await asyncio.wait([starting], timeout=0.01)
+    starting.cancel()
+    await primary.perform(replace(command(Action.CHECK_GATE, "primary"), gate=Gate(GateKind.POWER)))
+    for gate in (Gate(GateKind.HEARTBEAT), Gate(GateKind.TCP_PORT, 80)):
+        with pytest.raises(StepFailed, match="still booting"):
+            await primary.perform(replace(command(Action.CHECK_GATE, "primary"), gate=gate))
+
+
+STEPS = st.tuples(
+    st.sampled_from(Action),
+    st.sampled_from(["primary", "dr"]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.booleans(),
+    st.booleans(),
+)
+RULES: tuple[ReplicationTransition | ReplicationProgress, ...] = (*TRANSITIONS, *PROGRESS)
+MOVES = {
+    ((rule.mode, state), (rule.then_mode or rule.mode, rule.then or state)) for rule in RULES for state in rule.states
+}
+
+
+def place_of(end: End) -> tuple[ReplicationMode, ReplicationState]:
+    return end.mode, end.state
 
 
 @settings(deadline=None, max_examples=50)  # each example is a file of its own
 @given(st.lists(STEPS, max_size=25))
 def test_no_command_takes_effect_twice_and_no_epoch_falls(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Action, str, int, int, bool]]
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Action, str, int, int, bool, bool]]
 ) -> None:
     path = tmp_path_factory.mktemp("worlds") / "world.db"
     clock = Clock()
@@ -281,19 +475,31 @@ def test_no_command_takes_effect_twice_and_no_epoch_falls(
 
     async def run() -> None:
         accepted = {"primary": 0, "dr": 0}
-        for action, site, epoch, attempt, cut in steps:
+        for action, site, epoch, attempt, cut, cycle in steps:
             (world.cut_link if cut else world.restore_link)()
             asked = command(action, site, epoch=epoch, attempt=attempt, addresses=DR_ADDRESSES)
             before = world.ends()
+            if cycle:
+                clock.advance(30)
+                world.replicate()
+                check_moves(before, world.ends())
+                before = world.ends()
             try:
                 await hypervisors[site].perform(asked)
             except HypervisorError:
                 if epoch < accepted[site]:
                     assert world.ends() == before
+            check_moves(before, world.ends())
             accepted = {end.site: end.epoch for end in world.ends() if end.epoch >= accepted[end.site]}
             assert len(accepted) == 2
 
     asyncio.run(run())
     identities = [(e.site, e.run_id, e.step, e.attempt, e.action) for e in world.effects()]
     assert len(identities) == len(set(identities))
-    assert all(effect.at_ms == NOW for effect in world.effects())
+    assert all(effect.at_ms >= NOW for effect in world.effects())
+
+
+def check_moves(before: tuple[End, ...], after: tuple[End, ...]) -> None:
+    """Each end is where it was, or where the tables let it come to."""
+    for was, now in zip(before, after, strict=True):
+        assert place_of(was) == place_of(now) or (place_of(was), place_of(now)) in MOVES

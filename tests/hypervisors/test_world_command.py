@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from failover_orch.cli.world import app
-from failover_orch.hypervisors.simulated import SimulatedWorld
-from worlds import make_vm, make_world
+from failover_orch.domain.inventory import NodeState
+from failover_orch.domain.records import Action
+from failover_orch.hypervisors.simulated import SimulatedHypervisor, SimulatedWorld
+from worlds import DR_ADDRESSES, NOW, Clock, command, make_vm, make_world
 
 RUNNER = CliRunner()
 TOPOLOGY = Path(__file__).parents[2] / "topologies" / "two-sites.yaml"
@@ -20,6 +23,14 @@ def run(world: Path, *arguments: str) -> str:
     result = RUNNER.invoke(app, [*arguments, "--world", str(world)])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def row(table: str, first: str) -> list[str]:
+    """The further cells of a row, without the spaces and breaks that the table's width put in."""
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    begin = next(index for index, cells in enumerate(lines) if cells[0] == first)
+    end = next((index for index, cells in enumerate(lines) if index > begin and cells[0]), len(lines))
+    return ["".join(cells).replace(" ", "") for cells in zip(*lines[begin:end], strict=True)][1:]
 
 
 def test_a_world_is_played_with(tmp_path: Path) -> None:
@@ -37,6 +48,48 @@ def test_a_world_is_played_with(tmp_path: Path) -> None:
     assert "link up, no power at primary" in run(path, "show")
     run(path, "power-on", "primary")
     assert world.sites()["primary"]
+
+
+def test_what_is_out_of_order_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "world.db"
+    world = make_world(path)
+    run(path, "set-node", "d1", "down")
+    assert [node.state for node in world.clusters()[0].nodes] == [NodeState.DOWN, NodeState.UP]
+    run(path, "set-node", "d1", "up", "--site", "dr")
+    run(path, "silence-replication", "name-of-vm-1")
+    run(path, "close-port", "name-of-vm-1", "443")
+    shown = " ".join(run(path, "show").split())
+    assert "link up, no replication of name-of-vm-1, nothing listens at name-of-vm-1:443" in shown
+    run(path, "restore-replication", "vm-1")
+    run(path, "open-port", "vm-1", "443")
+    assert not world.silenced() | world.closed_ports()
+
+
+async def test_test_copies_and_recovery_points_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "world.db"
+    clock = Clock()
+    world = make_world(path, clock=clock)
+    for _ in range(3):
+        clock.advance(30)
+        world.replicate()
+    printed = run(path, "recovery-points", "name-of-vm-1").splitlines()
+    assert printed[0] == f"2027-01-15T08:00:00.000Z  rp-1 of {NOW}"
+    assert printed[-1] == f"2027-01-15T08:01:30.000Z  rp-4 of {clock.now}, application-consistent"
+    assert run(path, "recovery-points", "vm-1", "--site", "primary") == ""
+    dr = SimulatedHypervisor(path, "dr", clock=clock)
+    asked = command(Action.CREATE_TEST, addresses=DR_ADDRESSES)
+    await dr.perform(replace(asked, test_network="isolated"))
+    await dr.perform(command(Action.START_TEST))
+    assert row(run(path, "show"), "name-of-vm-1 - Test") == [
+        "dr",
+        "d1",
+        "RUNNING",
+        "TestReplica",
+        "fromrp-4",
+        "",
+        "",
+        "10.50.0.21/24,fd50::21/64onisolated",
+    ]
 
 
 def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:

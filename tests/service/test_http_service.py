@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -13,11 +14,21 @@ from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.domain import (
     AdapterAddresses,
+    ApprovalRule,
+    AutomaticMode,
+    Brake,
     FailoverKind,
     FamilyAddresses,
+    Gate,
+    GateKind,
     Guest,
     HealthChange,
     Location,
+    Policy,
+    PolicyScope,
+    Readiness,
+    RecoveryGroup,
+    RecoveryPlan,
     Replication,
     ReplicationHealth,
     ReplicationState,
@@ -51,7 +62,21 @@ INVENTORY = VmInventory(
     application="erp",
 )
 SETTINGS = VmReplicationSettings("v1", (AdapterAddresses("nic0", FamilyAddresses(addresses=("10.9.0.5/24",))),))
-HEALTH = HealthChange("v1", ReplicationHealth.CRITICAL, ReplicationHealth.NORMAL, ("H5: nothing received",), 11)
+HEALTH = HealthChange(
+    "v1",
+    ReplicationHealth.CRITICAL,
+    ReplicationHealth.NORMAL,
+    ("H5: nothing received",),
+    11,
+    Readiness.AT_RISK,
+    Readiness.READY,
+    ("D3: replication health is Critical (H5: nothing received)",),
+)
+PLAN = RecoveryPlan("plan-1", "ERP", (RecoveryGroup("db", ("v1",), gates=(Gate(GateKind.TCP_PORT, 5432),)),))
+POLICIES = (
+    Policy(PolicyScope.ALL, mode=AutomaticMode.ADVISE, approvals=(ApprovalRule(1, ("bob",)),)),
+    Policy(PolicyScope.PLAN, "plan-1", rpo_ms=60_000),
+)
 
 
 def run(run_id: str, vm_id: str = "v1", state: RunState = RunState.RUNNING) -> RunSnapshot:
@@ -65,7 +90,7 @@ class Fixed:
     def __init__(self) -> None:
         self.model = ReadModel()
         self.kafka_answers = True
-        for value in (ROUTE, INVENTORY, SETTINGS, HEALTH):
+        for value in (ROUTE, INVENTORY, SETTINGS, HEALTH, PLAN, *POLICIES):
             self.model.apply(value)
         self.model.as_of_ms = 1_700_000_000_123
         self.model.caught_up = True
@@ -135,11 +160,68 @@ async def test_runs_are_listed_and_shown(client: httpx.AsyncClient, source: Fixe
     assert (await client.get("/v1/runs/r1/v1")).json()["run"]["vm_id"] == "v1"
 
 
+async def test_those_that_wait_for_a_person_are_found(client: httpx.AsyncClient, source: Fixed) -> None:
+    waits = replace(run("r2", state=RunState.PARKED), waits_for="alice has to say", choices=("RESUME",))
+    for value in (run("r1"), waits):
+        source.model.apply(value)
+    (one,) = (await client.get("/v1/runs?waiting=true")).json()["runs"]
+    assert (one["run_id"], one["waits_for"], one["choices"]) == ("r2", "alice has to say", ["RESUME"])
+    assert (one["recovery_time_ms"], one["approved_by"], one["groups"]) == (-1, [], [])
+
+
+async def test_plans_are_listed_and_shown_with_their_readiness(client: httpx.AsyncClient) -> None:
+    (listed,) = (await client.get("/v1/plans")).json()["plans"]
+    assert (listed["name"], listed["vms"], listed["readiness"]) == ("ERP", 1, "UNKNOWN")
+    for name in ("plan-1", "erp"):
+        shown = (await client.get(f"/v1/plans/{name}")).json()
+        assert shown["plan"]["groups"][0]["gates"][0] == {
+            "kind": "TCP_PORT",
+            "port": 5432,
+            "command": [],
+            "timeout_ms": 300_000,
+            "on_failure": "HALT",
+        }
+        assert [(one["name"], one["readiness"]) for one in shown["members"]] == [("erp-db", "AT_RISK")]
+
+
+async def test_readiness_says_what_to_do(client: httpx.AsyncClient) -> None:
+    standing = (await client.get("/v1/readiness")).json()["standing"]
+    assert [(one["kind"], one["name"]) for one in standing] == [("plan", "ERP"), ("vm", "erp-db")]
+    assert "failover-orch vm show" in standing[1]["defects"][0]["do"]
+
+
+async def test_policies_are_shown_as_set_and_as_they_come_out(client: httpx.AsyncClient) -> None:
+    policies = (await client.get("/v1/policies")).json()["policies"]
+    assert [(one["scope"], one["target"]) for one in policies] == [("ALL", ""), ("PLAN", "plan-1")]
+
+    async def limits(path: str) -> dict[str, tuple[object, str]]:
+        answer = (await client.get(f"/v1/{path}/limits")).json()
+        return {one["name"]: (one["value"], one["source"]) for one in answer["limits"]}
+
+    of_vm = await limits("vms/erp-db")
+    assert of_vm["mode"] == ("ADVISE", "all")
+    assert of_vm["rpo_ms"] == (60_000, "plan/plan-1")
+    approvals = [{"needed": 1, "approvers": ["bob"], "kinds": [], "to_site": "", "within_ms": 3_600_000}]
+    assert of_vm["approvals"] == (approvals, "all")
+    assert (await limits("plans/ERP"))["rpo_ms"] == (60_000, "plan/plan-1")
+    assert (await limits("sites/dr"))["rpo_ms"] == (0, "default")
+
+
+async def test_the_brake_is_shown(client: httpx.AsyncClient, source: Fixed) -> None:
+    before = (await client.get("/v1/brake")).json()
+    assert (before["engaged"], before["brake"]) == (False, None)
+    source.model.apply(Brake(True, "failover_orch", "20 automatic failovers within 3600 s", 7))
+    after = (await client.get("/v1/brake")).json()
+    assert (after["engaged"], after["brake"]["actor"]) == (True, "failover_orch")
+
+
 @pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
         ("/v1/vms/erp-bd", 404, "no VM 'erp-bd' is known; did you mean erp-db?"),
         ("/v1/runs/r9", 404, "no run 'r9' is known: none has been reported yet"),
+        ("/v1/plans/mail", 404, "no recovery plan 'mail' is known"),
+        ("/v1/sites/moon/limits", 404, "no site 'moon' is known"),
         ("/v1/nothing", 404, "Not Found"),
         ("/v1/runs?limit=0", 422, "query.limit: Input should be greater than or equal to 1"),
         ("/v1/runs?state=DONE", 422, "query.state: Input should be"),
@@ -167,7 +249,12 @@ async def test_a_bug_is_a_problem_that_tells_nothing(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/vms", "/v1/vms/v1", "/v1/vms/v1/placement", "/v1/runs", "/v1/runs/r1", "/readyz"]
+    "path",
+    [
+        *("/v1/vms", "/v1/vms/v1", "/v1/vms/v1/placement", "/v1/vms/v1/limits", "/v1/runs", "/v1/runs/r1", "/readyz"),
+        *("/v1/plans", "/v1/plans/ERP", "/v1/plans/ERP/limits", "/v1/sites/dr/limits", "/v1/policies", "/v1/brake"),
+        "/v1/readiness",
+    ],
 )
 async def test_until_caught_up_nothing_is_guessed(client: httpx.AsyncClient, source: Fixed, path: str) -> None:
     source.model.caught_up = False

@@ -13,9 +13,10 @@ import typer
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from failover_orch import telemetry
-from failover_orch.cli import failover, vm
+from failover_orch.cli import evidence, explain, failover, plans, policies, runs, vm, watching, words
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
+from failover_orch.domain import LEGAL_IN, RequestAction, RunState
 from failover_orch.service import Feed, create_app
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
@@ -66,14 +67,35 @@ def names_of(app: typer.Typer) -> set[str]:
 
 def test_every_command_is_listed() -> None:
     listed = {" ".join(row[0].strip("`").split(" ")[:2]) for row in rows("Commands")}
-    for family, app in (("vm", vm.app), ("failover", failover.app), ("run", failover.run_app)):
+    said = {row[0].strip("`") for row in rows("What people say to runs")}
+    assert said == {*(word.command for word in words.WORDS), "acknowledge"}
+    apps = {
+        "vm": vm.app,
+        "failover": failover.app,
+        "plan": plans.app,
+        "policy": policies.app,
+        "brake": policies.brake_app,
+        "evidence": evidence.app,
+        "explain": explain.app,
+    }
+    for family, app in apps.items():
         assert {name for name in listed if name.split(" ")[0] == family} == {f"{family} {one}" for one in names_of(app)}
-    assert {"place VM", "serve [--host]"} <= listed
+    assert {name for name in listed if name.startswith("run ")} - {"run WORD"} == {
+        f"run {one}" for one in names_of(runs.app) - said
+    }
+    assert {"place VM", "readiness [--all]", "witness …", "serve [--host]"} <= listed
+
+
+def test_every_word_has_its_states() -> None:
+    for row in rows("What people say to runs"):
+        action = RequestAction(row[0].strip("`").upper().replace("-", "_"))
+        named = {state for state in RunState if state.value in row[1]}
+        assert named <= LEGAL_IN.get(action, frozenset()), row
 
 
 def test_every_exit_code_is_listed() -> None:
     meanings = {row[0]: row[1] for row in rows("Exit codes")}
-    for state, code in failover.EXIT_CODES.items():
+    for state, code in watching.EXIT_CODES.items():
         assert state.value.lower().replace("_", " ") in meanings[str(code)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from failover_orch.contract import Codec, key_of, topic_of
 from failover_orch.domain import (
+    AutomaticMode,
+    Brake,
     ClusterInventory,
     FailoverKind,
     Guest,
@@ -17,6 +21,9 @@ from failover_orch.domain import (
     Location,
     Node,
     NodeState,
+    Policy,
+    PolicyScope,
+    Readiness,
     RecoveryGroup,
     RecoveryPlan,
     Replication,
@@ -31,7 +38,21 @@ from failover_orch.domain import (
     VmInventory,
 )
 from failover_orch.errors import LookupFailed
-from failover_orch.service import ReadModel, as_of, placement_view, run_view, vm_list, vm_view
+from failover_orch.service import (
+    ReadModel,
+    as_of,
+    brake_view,
+    limits_of_plan,
+    limits_of_site,
+    limits_of_vm,
+    placement_view,
+    plan_view,
+    readiness_list,
+    run_view,
+    vm_list,
+    vm_view,
+    what_to_do,
+)
 from failover_orch.wire import Received
 
 
@@ -106,6 +127,129 @@ def test_an_ended_run_is_in_flight_no_longer() -> None:
     assert model.vm("v1").run == run("r1", "v1", RunState.RUNNING)
     model.apply(run("r1", "v1", RunState.SUCCEEDED))
     assert model.vm("v1").run is None
+
+
+def test_the_end_of_an_older_run_does_not_hide_the_one_in_flight() -> None:
+    # They stand in partitions of their own, which are not read in step with each other.
+    later = run("r2", "v1", RunState.PARKED, started_at_ms=9)
+    model = model_of(route("v1"), later, run("r1", "v1", RunState.RUNNING))
+    assert model.vm("v1").run == later
+    model.apply(run("r1", "v1", RunState.SUCCEEDED))
+    assert model.vm("v1").run == later
+
+
+def test_a_test_runs_beside_and_what_awaits_approval_has_not_begun() -> None:
+    test = replace(run("t1", "v1", RunState.AWAITING_COMMIT, started_at_ms=9), kind=FailoverKind.TEST)
+    model = model_of(route("v1"), run("r1", "v1", RunState.AWAITING_APPROVAL), test)
+    vm = model.vm("v1")
+    assert (vm.run, vm.test_run) == (None, test)
+    model.apply(run("r1", "v1", RunState.RUNNING))
+    vm = model.vm("v1")
+    assert (vm.run, vm.test_run) == (run("r1", "v1", RunState.RUNNING), test)
+
+
+def test_a_run_that_waits_for_a_person_is_found_once() -> None:
+    def waiting(run_id: str, vm_id: str, state: RunState, parent: str = "") -> RunSnapshot:
+        return replace(run(run_id, vm_id, state, parent=parent), waits_for="alice has to say")
+
+    model = model_of(
+        waiting("p", "", RunState.AWAITING_COMMIT),
+        waiting("p/v1", "v1", RunState.AWAITING_COMMIT, "p"),
+        waiting("p/v2", "v2", RunState.PARKED, "p"),
+        waiting("q/v3", "v3", RunState.AWAITING_COMMIT, "q"),  # whose plan's run is not known
+        run("r", "v4", RunState.RUNNING),
+        waiting("s", "v5", RunState.SUCCEEDED),
+    )
+    assert [found.run_id for found in model.runs(waiting=True)] == ["p", "p/v2", "q/v3"]
+    model.apply(replace(run("p", "", RunState.FAILED)))
+    assert [found.run_id for found in model.runs(waiting=True)] == ["p/v1", "p/v2", "q/v3"]
+
+
+def test_policies_and_the_brake_are_the_latest_in_whatever_order_partitions_are_read() -> None:
+    old, new = (Policy(PolicyScope.SITE, "dr", rpo_ms=ms, set_at_ms=ms) for ms in (1, 2))
+    engaged, released = Brake(True, "failover_orch", "20 runs", 5), Brake(False, "bob", "understood", 6)
+    own = Policy(PolicyScope.VM, "v1", mode=AutomaticMode.ACT)
+    model = model_of(own, new, released, old, engaged, Policy(PolicyScope.ALL))
+    assert list(model.policies()) == ["all", "site/dr", "vm/v1"]
+    assert model.policies()["site/dr"] == new
+    assert model.brake() == released
+    assert brake_view(model).engaged is False
+    model.take([replace(received(own), value=None), replace(received(new), value=None)], Codec())
+    assert list(model.policies()) == ["all"]
+    assert ReadModel().brake() is None
+
+
+def test_limits_come_from_the_narrowest_policy_that_states_them() -> None:
+    plans = [RecoveryPlan(name, name, (RecoveryGroup("g", ("v1",)),)) for name in ("b", "a")]
+    model = model_of(
+        route("v1"),
+        *plans,
+        Policy(PolicyScope.ALL, observers=3, hold_down_ms=1, rpo_ms=1),
+        Policy(PolicyScope.SITE, "primary", hold_down_ms=2, rpo_ms=2),
+        Policy(PolicyScope.SITE, "dr", cooldown_ms=9),
+        Policy(PolicyScope.PLAN, "a", rpo_ms=3),
+    )
+    vm = model.vm("v1")
+    assert (vm.plan_ids, vm.active_site) == (("a", "b"), "primary")
+    view = limits_of_vm(model, vm)
+    assert view.policies == ("all", "site/primary", "plan/a")
+    found = {limit.name: (limit.value, limit.source) for limit in view.limits}
+    assert found["observers"] == (3, "all")
+    assert found["hold_down_ms"] == (2, "site/primary")
+    assert found["rpo_ms"] == (3, "plan/a")
+    assert found["cooldown_ms"] == (3_600_000, "default")
+    own = {limit.name: limit.source for limit in limits_of_plan(model, plans[0]).limits}
+    assert (own["hold_down_ms"], own["rpo_ms"]) == ("all", "all")
+    assert {limit.name: limit.value for limit in limits_of_site(model, "dr").limits}["cooldown_ms"] == 9
+    model.take([replace(received(plans[1]), value=None)], Codec())
+    assert model.vm("v1").plan_ids == ("b",)
+
+
+def test_readiness_of_a_plan_and_of_a_vm_of_the_same_name_are_told_apart() -> None:
+    def standing(vm_id: str, readiness: Readiness, *defects: str, plan_id: str = "") -> HealthChange:
+        health = ReplicationHealth.NORMAL
+        return HealthChange(vm_id, health, health, (), 9, readiness, Readiness.UNKNOWN, defects, plan_id=plan_id)
+
+    model = model_of(
+        inventory("v1", "erp"),
+        RecoveryPlan("v1", "ERP", (RecoveryGroup("g", ("v1", "v7")),)),
+        standing("v1", Readiness.AT_RISK, "D5: no room"),
+        standing("", Readiness.NOT_READY, "v7: UNKNOWN", plan_id="v1"),
+    )
+    assert model.vm("v1").readiness is Readiness.AT_RISK
+    (plan, vm) = readiness_list(model).standing
+    assert (plan.kind, plan.readiness) == ("plan", Readiness.NOT_READY)
+    assert (vm.kind, vm.defects[0].what) == ("vm", "D5: no room")
+    members = plan_view(model, model.plan("ERP")).members
+    assert [(one.id, one.readiness) for one in members] == [("v1", Readiness.AT_RISK), ("v7", Readiness.UNKNOWN)]
+    assert members[1].defects[0].what == "its inventory is not known"
+
+
+@pytest.mark.parametrize(
+    ("defect", "answer"),
+    [
+        ("D1: F5: the replica's node d1 is down", "bring the node up again"),
+        ("D2: F8: cluster p-c is not enabled", "enable the cluster as a replica server"),
+        ("D1: A7: adapter nic0 has no IPv4", "vm set-address"),
+        ("D6: no test failover has ever succeeded", "failover-orch failover test"),
+        ("something new", ""),
+    ],
+)
+def test_every_defect_has_what_to_do_about_it(defect: str, answer: str) -> None:
+    assert answer in what_to_do(defect)
+    assert bool(what_to_do(defect)) == bool(answer)
+
+
+def test_whatever_is_found_there_is_something_to_do_about_it() -> None:
+    weighing = importlib.import_module("failover_orch.domain.readiness")
+    refusing = importlib.import_module("failover_orch.domain.preconditions")
+    defects = {row.split(" ")[1] for row in str(weighing.__doc__).splitlines() if row.startswith("| D")}
+    # Of planned and unplanned failovers: no other kind is weighed.
+    refusals = {row.split(" ")[1] for row in str(refusing.__doc__).splitlines() if re.match(r"\| F\d+ \|.*x.*\|", row)}
+    weighed = refusals - {*weighing._PASSING, "F10", "F11", "F13"}
+    assert len(weighed) == 7
+    assert [rule for rule in defects - {"D1", "D2"} if not what_to_do(f"{rule}: x")] == []
+    assert [rule for rule in weighed if not what_to_do(f"D1: {rule}: x")] == []
 
 
 def test_a_vm_is_found_by_id_and_by_name() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +21,8 @@ from failover_orch.hypervisors import Hypervisor
 from failover_orch.hypervisors.simulated import FaultKind, SimulatedHypervisor
 from failover_orch.site.lanes import Lanes
 from failover_orch.site.offsets import Offsets
-from failover_orch.site.steps import Steps
+from failover_orch.site.plan_work import is_plan_work
+from failover_orch.site.steps import _SAYS, Steps
 from worlds import command, make_world
 
 
@@ -27,8 +30,8 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def steps_on(hypervisor: Hypervisor, per_node: int = 4) -> Steps:
-    return Steps(hypervisor, per_node=per_node, clock=now)
+def steps_on(hypervisor: Hypervisor, per_node: int = 4, per_site: int = 0) -> Steps:
+    return Steps(hypervisor, per_node=per_node, per_site=per_site, clock=now)
 
 
 def soon(seconds: float = 30) -> int:
@@ -86,16 +89,20 @@ class _Busy:
 
     def __init__(self) -> None:
         self.most = 0
-        self._under_way = 0
+        self.most_of: Counter[str] = Counter()
+        """By node, by plan run, and by both."""
+        self._under_way: Counter[str] = Counter()
 
     async def perform(self, asked: StepCommand) -> Mapping[str, str]:
         if asked.action is Action.REVERSE:
             raise ZeroDivisionError("a bug")
-        self._under_way += 1
-        self.most = max(self.most, self._under_way)
+        names = {"all", asked.node, asked.plan_run_id, f"{asked.plan_run_id} on {asked.node}"}
+        self._under_way.update(names)
+        self.most_of |= self._under_way
+        self.most = self.most_of["all"]
         for _ in range(10):  # long enough for all others to begin, if they may
             await asyncio.sleep(0)
-        self._under_way -= 1
+        self._under_way.subtract(names)
         return {}
 
     async def observe(self, vm_id: str) -> Mapping[str, str]:
@@ -109,6 +116,47 @@ async def test_a_node_carries_out_so_many_steps_at_a_time() -> None:
     results = await asyncio.gather(*map(steps.run, asked))
     assert {result.outcome for result in results} == {StepOutcome.DONE}
     assert busy.most == 2
+
+
+async def test_a_site_carries_out_so_many_steps_at_a_time() -> None:
+    busy = _Busy()
+    steps = steps_on(cast("Hypervisor", busy), per_node=2, per_site=3)
+    asked = [
+        replace(command(Action.START, vm_id=f"vm-{number}", deadline_ms=soon()), node=f"d{number % 2}")
+        for number in range(8)
+    ]
+    await asyncio.gather(*map(steps.run, asked))
+    assert (busy.most, busy.most_of["d0"], busy.most_of["d1"]) == (3, 2, 2)
+
+
+async def test_a_plan_limits_its_own_steps_and_no_others() -> None:
+    busy = _Busy()
+    steps = steps_on(cast("Hypervisor", busy), per_node=8)
+    asked = [
+        replace(
+            command(Action.START, vm_id=f"vm-{number}", deadline_ms=soon()),
+            node=f"d{number % 2}",
+            plan_run_id="careful" if number < 8 else "other",
+            per_node=1 if number < 8 else 0,
+            per_site=2 if number < 4 else 3,
+        )
+        for number in range(16)
+    ]
+    results = await asyncio.gather(*map(steps.run, asked))
+    assert {result.outcome for result in results} == {StepOutcome.DONE}
+    assert (busy.most_of["careful"], busy.most_of["careful on d0"], busy.most_of["careful on d1"]) == (2, 1, 1)
+    assert (busy.most_of["other"], busy.most_of["d0"]) == (3, 3)
+
+
+async def test_an_answer_goes_under_the_key_of_its_command() -> None:
+    steps = steps_on(cast("Hypervisor", _Busy()))
+    asked = command(Action.START, deadline_ms=soon())
+    answers = [await steps.run(replace(asked, key=key)) for key in ("", "plan-1")]
+    assert [one.key for one in answers] == ["", "plan-1"]
+
+
+def test_every_action_has_its_sentence() -> None:
+    assert set(_SAYS) == {action for action in Action if not is_plan_work(command(action))}
 
 
 async def test_a_bug_of_a_driver_is_answered_too() -> None:

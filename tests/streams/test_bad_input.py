@@ -67,7 +67,7 @@ def bad_records(partitions: int) -> list[Bad]:
         Bad("vm-moved", b"vm-other", good, "the record's key is b'vm-other', but it is about b'vm-bad'"),
         Bad("vm-moved", None, good, "the record's key is None"),
         Bad("vm-moved", b"vm-bad", good, "partitioner=murmur2_random", (home + 1) % partitions),
-        Bad("failover-requested", b"vm-lost", CODEC.encode(request("r-lost", "vm-lost")), "step-commands.nowhere"),
+        Bad("failover-requested", b"vm-lost", CODEC.encode(lost_request()), "step-commands.nowhere"),
     ]
 
 
@@ -77,6 +77,11 @@ def replication(replica_site: str = "dr") -> Replication:
 
 def request(run_id: str, vm_id: str) -> FailoverRequested:
     return FailoverRequested(run_id, RequestAction.REQUEST, FailoverKind.PLANNED, "alice", "test", 1, vm_id=vm_id)
+
+
+def lost_request() -> FailoverRequested:
+    """Its first command is for the site that has no topic."""
+    return replace(request("r-lost", "vm-lost"), kind=FailoverKind.UNPLANNED)
 
 
 async def send(settings: Settings, producer: AIOKafkaProducer, bad: Bad) -> None:

@@ -13,7 +13,9 @@ from workers import until
 from failover_orch.config import Settings
 from failover_orch.contract import SOURCES, TOPICS, Codec, partition_of, state_topic, step_commands_topic
 from failover_orch.domain import (
+    WORKFLOWS,
     ClusterInventory,
+    Decision,
     FailoverKind,
     FailoverRequested,
     Guest,
@@ -23,11 +25,15 @@ from failover_orch.domain import (
     RequestAction,
     Run,
     RunState,
+    StepProgress,
+    StepState,
     VmInventory,
     VmMoved,
     VmState,
 )
+from failover_orch.domain.runs import pending_steps
 from failover_orch.errors import GapInPartition, PartitionFault
+from failover_orch.streams import folding
 from failover_orch.streams import partition as module
 from failover_orch.streams.partition import PartitionTask
 from failover_orch.streams.transport import Chunk
@@ -61,23 +67,27 @@ class Task(PartitionTask):
         self.gate.set()
         self.writing = asyncio.Event()
         self.made_since: frozenset[str] = frozenset()
-        self._partitions = PARTITIONS
-        topics = [topic.name for topic in TOPICS] + [state_topic("app"), step_commands_topic("dr")]
-        self._topics = frozenset(map(SETTINGS.names.of, topics))
+        topics = [topic.name for topic in TOPICS] + [
+            state_topic("app"),
+            step_commands_topic("dr"),
+            step_commands_topic("primary"),
+        ]
+        self.folding = self._folding
+        self.folding.topics = frozenset(map(SETTINGS.names.of, topics))
+        self.folding.begin(PARTITIONS)
         self._loop = asyncio.create_task(self._work())
 
     def failures(self, error: BaseException) -> None:
         self.failed.append(error)
 
-    async def _write(self, batch: Any) -> None:
+    async def _write(self, transaction: Any) -> None:
         self.writing.set()
         await self.gate.wait()
-        self._store.applied.update(batch.applied)
-        self.batches.append(batch)
+        self.batches.append(transaction)
 
     async def _look_for_topics(self) -> None:
-        self._topics |= self.made_since
-        self._topics_missed = False
+        self.folding.topics |= self.made_since
+        self.folding.topics_missed = False
 
     def told(self, topic: str) -> list[Any]:
         """What went out on a topic, decoded."""
@@ -212,8 +222,8 @@ async def test_whoever_waits_at_a_full_queue_is_let_go_when_the_task_is_held_or_
 async def test_a_held_task_starts_nothing_and_its_timers_wait(task: Task, feeder: Feeder) -> None:
     """Between a rebalance's beginning and its end the partition may be another worker's."""
     await task.hold(READING + 1, 1)
-    task._store.state["run/r"] = due_run()
-    task._timers.set("run/r", due_run())
+    task.folding.store.state["run/r"] = due_run()
+    task.folding.timers.set("run/r", due_run())
     # As an agent does that has waited at the full queue since before the rebalance.
     task._queue.put_nowait((late_chunk(), lambda: feeder.acknowledged.append(late_chunk())))
     for _ in range(20):
@@ -221,7 +231,7 @@ async def test_a_held_task_starts_nothing_and_its_timers_wait(task: Task, feeder
     assert task.batches == []
     await task.begin_reading(SOURCES, READING + 2)
     await until(lambda: task.batches, "the timer fires")
-    assert "run/r" not in task._store.state
+    assert "run/r" not in task.folding.store.state
     good = await feeder.chunk(move(0), reading=READING + 2)
     await until(lambda: feeder.acknowledged, "the good one is taken")
     assert feeder.acknowledged == [good]
@@ -260,7 +270,7 @@ async def test_a_record_whose_consequence_is_too_large_leaves_no_trace_but_its_l
     task: Task, feeder: Feeder
 ) -> None:
     """In a transaction it would end this worker and every one after it."""
-    large = move(0, storage="x" * (module.LARGEST_RECORD + 1))
+    large = move(0, storage="x" * (folding.LARGEST_RECORD + 1))
     await feeder.chunk(large, move(1))
     await until(lambda: feeder.acknowledged, "acknowledged")
     (letter,) = task.told("dead-letters")
@@ -275,7 +285,7 @@ async def test_a_key_of_a_megabyte_does_not_make_its_letter_too_large_to_write(t
     await until(lambda: feeder.acknowledged, "acknowledged")
     (letter,) = task.told("dead-letters")
     assert letter.truncated
-    assert letter.key == b"\xff" * module.LARGEST_KEY
+    assert letter.key == b"\xff" * folding.LARGEST_KEY
     assert len(letter.reason) < 1_000
 
 
@@ -294,7 +304,7 @@ async def test_what_is_said_of_a_cluster_is_taken_on_every_partition(task: Task,
     await feeder.chunk(Record(0, b"east", CODEC.encode(cluster)), topic="t-inventory")
     await until(lambda: feeder.acknowledged, "acknowledged")
     assert task.told("dead-letters") == []
-    assert "clusters" in task._store.state
+    assert "clusters" in task.folding.store.state
 
 
 async def test_knowledge_comes_before_intent_within_a_batch(task: Task, feeder: Feeder) -> None:
@@ -305,25 +315,25 @@ async def test_knowledge_comes_before_intent_within_a_batch(task: Task, feeder: 
     await feeder.chunk(move(0))
     await until(lambda: len(feeder.acknowledged) == 3, "acknowledged")
     assert len(task.batches) == 1
-    assert [command.step for command in task.told("step-commands.dr")] == ["P1"]
+    assert [command.step for command in task.told("step-commands.primary")] == ["P0"]
 
 
 async def test_a_record_for_a_topic_that_is_not_there_holds_nothing_up_and_may_come_again(
     task: Task, feeder: Feeder
 ) -> None:
     request, inventory = RECORDS_OF_A_FAILOVER
-    task._topics -= {"t-step-commands.dr"}
+    task.folding.topics -= {"t-step-commands.primary"}
     await feeder.chunk(inventory, topic="t-inventory")
     await feeder.chunk(move(0))
     await feeder.chunk(request, topic="t-failover-requested")
     await until(lambda: len(feeder.acknowledged) == 3, "acknowledged")
     (letter,) = task.told("dead-letters")
-    assert "is for topic t-step-commands.dr, which is not there" in letter.reason
+    assert "is for topic t-step-commands.primary, which is not there" in letter.reason
     assert task.told("failover-runs") == []
-    task.made_since = frozenset({"t-step-commands.dr"})
+    task.made_since = frozenset({"t-step-commands.primary"})
     await feeder.chunk(replace(request, offset=1), topic="t-failover-requested")
     await until(lambda: len(feeder.acknowledged) == 4, "acknowledged")
-    assert [command.step for command in task.told("step-commands.dr")] == ["P1"]
+    assert [command.step for command in task.told("step-commands.primary")] == ["P0"]
     assert task.failed == []
 
 
@@ -333,11 +343,11 @@ def due_run() -> Run:
 
 
 async def test_a_timer_fires_without_any_record(task: Task) -> None:
-    task._store.state["run/r"] = due_run()
-    task._timers.set("run/r", due_run())
+    task.folding.store.state["run/r"] = due_run()
+    task.folding.timers.set("run/r", due_run())
     task._queue.put_nowait((Chunk("t-vm-moved", 2, 0, 1, -5, 0, ()), lambda: None))  # wakes the loop, and is void
     await until(lambda: task.batches, "the timer fired")
-    assert "run/r" not in task._store.state
+    assert "run/r" not in task.folding.store.state
     assert task.batches[0].changed["run/r"].value is None
 
 
@@ -345,22 +355,70 @@ async def test_an_outcome_that_cannot_be_written_puts_its_timer_off_and_ends_not
     task: Task, feeder: Feeder
 ) -> None:
     run = due_run()
-    task._store.state["run/r"] = run
-    task._topics = frozenset()
-    task._timers.set("run/r", run)
+    task.folding.store.state["run/r"] = run
+    task.folding.topics = frozenset()
+    task.folding.timers.set("run/r", run)
     task._queue.put_nowait((Chunk("t-vm-moved", 2, 0, 1, -5, 0, ()), lambda: None))
-    await until(lambda: task._timers.seconds_left(task.clock_ms) == module.PUT_OFF_MS / 1000, "put off")
-    assert task._store.state["run/r"] == run
+    await until(lambda: task.folding.timers.seconds_left(task.clock_ms) == folding.PUT_OFF_MS / 1000, "put off")
+    assert task.folding.store.state["run/r"] == run
     assert task.failed == []
 
 
-async def test_a_bug_in_the_rules_ends_the_process_and_writes_nothing(task: Task, feeder: Feeder) -> None:
-    task._store.state[f"vm/{VMS[0]}"] = VmState(VMS[0], epoch="not a number")  # type: ignore[arg-type]
+def confused(vm_id: str) -> VmState:
+    """A value that the rules cannot be right about: whatever raises its epoch meets a TypeError."""
+    return VmState(vm_id, epoch="not a number")  # type: ignore[arg-type]
+
+
+async def test_a_bug_in_the_rules_costs_its_record_alone_and_is_told(task: Task, feeder: Feeder) -> None:
+    task.folding.store.state[f"vm/{VMS[0]}"] = confused(VMS[0])
+    bad = move(0)
+    await feeder.chunk(bad, move(1, VMS[1], step=1))
+    await until(lambda: feeder.acknowledged, "acknowledged")
+    (letter,) = task.told("dead-letters")
+    assert letter.reason.startswith("bug: TypeError: ")
+    assert (letter.offset, letter.value) == (0, bad.value)
+    assert [alert.subject for alert in task.told("alerts")] == [VMS[0]]
+    assert [update.vm_id for update in task.told("routing-updates")] == [VMS[1]]
+    assert task.batches[0].applied == {"vm-moved": 1}
+    assert task.failed == []
+
+
+async def test_a_bug_in_parking_ends_the_process_and_writes_nothing(
+    task: Task, feeder: Feeder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def park(*_: object) -> Decision:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(folding, "park", park)
+    task.folding.store.state[f"vm/{VMS[0]}"] = confused(VMS[0])
     await feeder.chunk(move(0))
     await until(lambda: task.failed, "failed")
-    assert isinstance(task.failed[0], TypeError)
+    assert isinstance(task.failed[0], ZeroDivisionError)
     assert task.batches == []
     assert feeder.acknowledged == []
+
+
+async def test_a_timer_that_meets_a_bug_is_put_off_and_its_run_is_parked(task: Task, feeder: Feeder) -> None:
+    request = FailoverRequested("r", RequestAction.REQUEST, FailoverKind.PLANNED, "a", "b", 1, vm_id=VMS[0])
+    # Its time has come, and to look how long a step may take meets an AttributeError.
+    request = replace(request, step_policies=(None,))  # type: ignore[arg-type]  # what the rules cannot be right about
+    steps = (StepProgress("P0", StepState.ISSUED, 1, "", 1, 0), *pending_steps(WORKFLOWS[FailoverKind.PLANNED])[1:])
+    run = Run(request, RunState.RUNNING, steps, 0, 1, "primary", "dr", 1, due_ms=500)
+    task.folding.store.state |= {"run/r": run, f"vm/{VMS[0]}": VmState(VMS[0], run_id="r")}
+    task.folding.timers.set("run/r", run)
+    await feeder.chunk(move(0, VMS[1]))
+    await until(lambda: feeder.acknowledged, "acknowledged")
+    assert task.folding.timers.seconds_left(task.clock_ms) == folding.PUT_OFF_MS / 1000
+    parked = task.folding.store.state["run/r"]
+    assert isinstance(parked, Run)
+    assert parked.state is RunState.PARKED
+    assert task.failed == []
+
+
+async def test_what_concerns_every_partition_is_written_to_each(task: Task) -> None:
+    everywhere, one = ClusterInventory("east", "dr", "broker.east", ()), VmMoved("v", "dr", "d1", MoveKind.LIVE, 1)
+    prepared = task.folding._prepare(Decision(outputs=(everywhere, one)), "origin")  # type: ignore[arg-type]
+    assert [out.partition for out in prepared.outgoing] == [*range(PARTITIONS), None]
 
 
 def test_a_partition_fault_is_an_error_of_ours() -> None:

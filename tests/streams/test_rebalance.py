@@ -96,7 +96,7 @@ async def test_a_step_that_nobody_answers_is_issued_again_though_its_worker_was_
         second: StepCommand = found[1]
         assert second.issued_at_ms >= first.deadline_ms
         entries = [entry.what for entry in await values(settings, "failover-journal")]
-        assert entries.count("U1 failed: no answer within 15 s; tried again") == 1
+        assert sum(entry.startswith("U1 failed, tried again") for entry in entries) == 1
         assert [entry.sequence for entry in await values(settings, "failover-journal")] == list(range(len(entries)))
 
 

@@ -17,10 +17,15 @@ from hypothesis import strategies as st
 from failover_orch.config import Settings
 from failover_orch.contract import state_topic
 from failover_orch.domain import (
+    AutomaticRuns,
+    Brake,
     ChainHead,
     ClusterReplicationSettings,
     Clusters,
+    Observers,
+    PlanReadiness,
     PlanRun,
+    Policy,
     RecoveryPlan,
     Run,
     State,
@@ -34,9 +39,13 @@ KINDS: dict[str, type] = {
     "run": Run,
     "plan-run": PlanRun,
     "plan": RecoveryPlan,
+    "plan-readiness": PlanReadiness,
     "cluster-settings": ClusterReplicationSettings,
+    "policy": Policy,
     "chain": ChainHead,
 }
+ALONE: dict[str, type] = {"clusters": Clusters, "evidence": Observers, "brake": Brake, "automatic-runs": AutomaticRuns}
+"""Values of which there is one, under a key without a slash."""
 TEXT = st.text(max_size=6)
 
 
@@ -65,25 +74,29 @@ def values(of: Any) -> st.SearchStrategy[Any]:
 
 
 def test_every_kind_of_state_is_tried_here() -> None:
-    assert {*KINDS.values(), Clusters} == set(typing.get_args(State))
+    assert {*KINDS.values(), *ALONE.values()} == set(typing.get_args(State))
 
 
 def entries(kind: str, of: type) -> st.SearchStrategy[tuple[str, Any]]:
     return st.tuples(TEXT.map(lambda name: f"{kind}/{name}"), values(of))
 
 
-@given(st.one_of(st.tuples(st.just("clusters"), values(Clusters)), *(entries(*kind) for kind in KINDS.items())))
+def the_only(kind: str, of: type) -> st.SearchStrategy[tuple[str, Any]]:
+    return st.tuples(st.just(kind), values(of))
+
+
+@given(st.one_of(*(the_only(*kind) for kind in ALONE.items()), *(entries(*kind) for kind in KINDS.items())))
 def test_every_value_comes_back_as_it_was(entry: tuple[str, State]) -> None:
     key, value = entry
     store = Store()
-    store._load("state", 0, key.encode(), dump(value))
+    store.load("state", 0, key.encode(), dump(value))
     assert store.state == {key: value}
     assert type(store.state[key]) is type(value)
 
 
 def test_the_applied_offsets_come_back_as_they_were() -> None:
     store = Store()
-    store._load("state", 0, APPLIED, dump({"vm-moved": 7, "inventory": 0}))
+    store.load("state", 0, APPLIED, dump({"vm-moved": 7, "inventory": 0}))
     assert store.applied == {"vm-moved": 7, "inventory": 0}
     assert store.state == {}
 
@@ -101,7 +114,7 @@ def test_the_applied_offsets_come_back_as_they_were() -> None:
 )
 def test_what_this_version_cannot_read_is_said_with_its_place(key: bytes, value: bytes) -> None:
     with pytest.raises(PartitionFault, match=r"state topic app-state, partition 3, key .*: run the version"):
-        Store()._load("app-state", 3, key, value)
+        Store().load("app-state", 3, key, value)
 
 
 @pytest.fixture

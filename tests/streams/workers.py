@@ -1,4 +1,4 @@
-"""Worker processes of one installation, for tests to kill, pause and lose; every one is ended by its pid."""
+"""Processes of one installation, for tests to kill, pause and lose; every one is ended by its pid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from failover_orch.config import Settings
 
-__all__ = ["RUN_WORKER", "Workers", "running_workers", "say", "until"]
+__all__ = ["RUN_WORKER", "SESSION_TIMEOUT_S", "Supervised", "Workers", "running_workers", "say", "until"]
 
 RUN_WORKER = (
     sys.executable,
@@ -34,7 +34,7 @@ LAST_LINES = 60
 
 @dataclass(slots=True)
 class _Slot:
-    """One worker: its process now, a log for each of its lives, and whether it is to run."""
+    """One of them: its process now, a log for each of its lives, and whether it is to run."""
 
     logs: list[Path] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
@@ -42,18 +42,28 @@ class _Slot:
     left: list[int] = field(default_factory=list)
 
 
-class Workers:
-    """Workers by number, from 0. One that leaves by itself is started again, as its supervisor would."""
+class Supervised:
+    """Processes of one kind by number, from 0. One that leaves by itself is started again, as its supervisor would."""
 
-    def __init__(self, settings: Settings, directory: Path, command: Sequence[str] = RUN_WORKER) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        command: Sequence[str],
+        *,
+        name: str,
+        session_timeout_s: float = SESSION_TIMEOUT_S,
+    ) -> None:
+        """`name` is what their logs in `directory` are called."""
         self._command = command
         self._directory = directory
+        self._name = name
         self._environment = os.environ | {
             "FAILOVER_ORCH_BOOTSTRAP": settings.bootstrap,
             "FAILOVER_ORCH_APP_ID": settings.app_id,
             "FAILOVER_ORCH_TOPIC_PREFIX": settings.topic_prefix,
             "FAILOVER_ORCH_PARTITIONS": str(settings.partitions),
-            "FAILOVER_ORCH_SESSION_TIMEOUT": str(SESSION_TIMEOUT_S),
+            "FAILOVER_ORCH_SESSION_TIMEOUT": str(session_timeout_s),
             "FAILOVER_ORCH_LOG": "INFO",
         }
         self._slots: list[_Slot] = []
@@ -63,7 +73,7 @@ class Workers:
         self._tending.start()
 
     def start(self, number: int | None = None) -> int:
-        """Start a new worker, or one that was killed or stopped. Returns its number."""
+        """Start a new one, or one that was killed or stopped. Returns its number."""
         with self._lock:
             if number is None:
                 number = len(self._slots)
@@ -72,46 +82,34 @@ class Workers:
         return number
 
     def kill(self, number: int) -> None:
-        """SIGKILL a worker; it stays down until it is started again."""
+        """SIGKILL one; it stays down until it is started again."""
         self._end(number, signal.SIGKILL)
 
     def stop(self, number: int) -> int:
-        """Ask a worker to end, and return its exit status."""
+        """Ask one to end, and return its exit status."""
         return self._end(number, signal.SIGTERM)
 
     def pause(self, number: int) -> None:
-        """Stop a worker in its tracks: to Kafka it is gone, and it does not know."""
+        """Stop one in its tracks: to Kafka it is gone, and it does not know."""
         self._process(number).send_signal(signal.SIGSTOP)
 
     def resume(self, number: int) -> None:
-        """Let a paused worker go on: it takes up where it was, though others have taken over."""
+        """Let a paused one go on: it takes up where it was, though others have taken over."""
         self._process(number).send_signal(signal.SIGCONT)
 
     def events(self, number: int) -> list[dict[str, Any]]:
-        """What a worker has logged, all its lives together."""
+        """What one has logged, all its lives together."""
         return [event for log in self._slots[number].logs for event in _events(log)]
 
-    def reads(self, number: int) -> set[int]:
-        """The partitions that a worker reads, by what it said last; none where it does not run."""
+    def said(self, number: int) -> list[dict[str, Any]]:
+        """What one has logged in its present life; nothing where it does not run."""
         slot = self._slots[number]
-        if slot.process is None or slot.process.poll() is not None:
-            return set()
-        reading = [event["partitions"] for event in _events(slot.logs[-1]) if event["event"] == "reading"]
-        return set(reading[-1]) if reading else set()
+        return _events(slot.logs[-1]) if slot.process is not None and slot.process.poll() is None else []
 
     @property
     def left(self) -> list[int]:
-        """Exit statuses of workers that left by themselves."""
+        """Exit statuses of those that left by themselves."""
         return [status for slot in self._slots for status in slot.left]
-
-    def said_at_the_end(self) -> list[str]:
-        """Why workers ended themselves, in their words."""
-        return [
-            str(event.get("why", ""))
-            for number in range(len(self._slots))
-            for event in self.events(number)
-            if event["event"].startswith("worker ends itself")
-        ]
 
     def show(self) -> None:
         """Print the last lines of every log: pytest shows them where a test fails."""
@@ -121,7 +119,7 @@ class Workers:
                 say(f"--- {log.name}, {len(lines)} lines", *lines[-LAST_LINES:])
 
     def close(self) -> None:
-        """End every worker, and wait until it is gone."""
+        """End every one, and wait until it is gone."""
         self._closing.set()
         self._tending.join()
         for slot in self._slots:
@@ -147,7 +145,7 @@ class Workers:
     def _launch(self, number: int) -> None:
         slot = self._slots[number]
         slot.wanted = True
-        slot.logs.append(self._directory / f"worker-{number}-{len(slot.logs)}.log")
+        slot.logs.append(self._directory / f"{self._name}-{number}-{len(slot.logs)}.log")
         with slot.logs[-1].open("wb") as output:
             slot.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, cwd=self._directory
@@ -162,12 +160,45 @@ class Workers:
                         self._launch(number)
 
 
+class Workers(Supervised):
+    """Supervised workers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        command: Sequence[str] = RUN_WORKER,
+        *,
+        session_timeout_s: float = SESSION_TIMEOUT_S,
+    ) -> None:
+        super().__init__(settings, directory, command, name="worker", session_timeout_s=session_timeout_s)
+
+    def reads(self, number: int) -> set[int]:
+        """The partitions that a worker reads, by what it said last; none where it does not run."""
+        reading = [event["partitions"] for event in self.said(number) if event["event"] == "reading"]
+        return set(reading[-1]) if reading else set()
+
+    def said_at_the_end(self) -> list[str]:
+        """Why workers ended themselves, in their words."""
+        return [
+            str(event.get("why", ""))
+            for number in range(len(self._slots))
+            for event in self.events(number)
+            if event["event"].startswith("worker ends itself")
+        ]
+
+
 @contextmanager
 def running_workers(
-    settings: Settings, directory: Path, count: int, command: Sequence[str] = RUN_WORKER
+    settings: Settings,
+    directory: Path,
+    count: int,
+    command: Sequence[str] = RUN_WORKER,
+    *,
+    session_timeout_s: float = SESSION_TIMEOUT_S,
 ) -> Iterator[Workers]:
     """Workers that run while the block does. Where it fails, their logs are printed."""
-    workers = Workers(settings, directory, command)
+    workers = Workers(settings, directory, command, session_timeout_s=session_timeout_s)
     try:
         for _ in range(count):
             workers.start()

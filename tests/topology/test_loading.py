@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,33 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from failover_orch.domain.addresses import kept_adapters, settings_findings
+from failover_orch.domain.addresses import failover_findings, kept_adapters, settings_findings
+from failover_orch.domain.facts import FailoverKind
 from failover_orch.domain.inventory import AdapterKind, ClusterInventory, IntegrationServices, NodeState
 from failover_orch.domain.placement import Placed, place
+from failover_orch.domain.plan_graph import cycle
+from failover_orch.domain.policies import ApprovalRule, AutomaticMode, Limits, Policy, PolicyScope
 from failover_orch.domain.replication import REPLICATION_FREQUENCIES_S, ReplicationState
-from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses, UnsetAdapters, VmReplicationSettings
+from failover_orch.domain.settings import (
+    AdapterAddresses,
+    FamilyAddresses,
+    Gate,
+    GateKind,
+    PlanAction,
+    PlanActionKind,
+    RecoveryGroup,
+    RecoveryPlan,
+    UnsetAdapters,
+    VmReplicationSettings,
+)
+from failover_orch.domain.terms import CommitPolicy, OnTaskFailure, PointChoice, StepPolicy, WantedPoint
 from failover_orch.errors import ConfigError, TopologyError
 from failover_orch.topology import Topology, bundled, load
 from failover_orch.topology.model import extra_guests
 
 SMALL_FILE = Path(__file__).parent / "small.yaml"
+WHOLE_FILE = Path(__file__).parent / "whole.yaml"
+WHOLE = WHOLE_FILE.read_text(encoding="utf-8")
 SMALL = SMALL_FILE.read_text(encoding="utf-8")
 TWO_SITES = bundled("two-sites")
 TWO_SITES_TEXT = TWO_SITES.read_text(encoding="utf-8")
@@ -68,6 +85,134 @@ def test_values_of_a_small_file() -> None:
     groups = [(group.name, group.vm_ids) for group in topology.plans[0].groups]
     assert groups == [("first", ("db",)), ("then", ("web",))]
     assert topology.warnings == ()
+
+
+def test_home_and_test_addresses_are_lists_of_their_own() -> None:
+    topology = load(WHOLE_FILE)
+    assert topology.warnings == ()
+    assert topology.settings_of("db") == VmReplicationSettings(
+        "db",
+        (AdapterAddresses("nic-0", FamilyAddresses(addresses=("10.2.0.11/24",))),),
+        home_adapters=(AdapterAddresses("nic-0", FamilyAddresses(addresses=("10.1.0.111/24",))),),
+        test_adapters=(AdapterAddresses("nic-0", FamilyAddresses(addresses=("10.9.0.11/24",))),),
+        test_network="west-drill",
+    )
+    web = topology.settings_of("web")
+    assert web is not None
+    assert (web.test_network, web.home_adapters) == ("west-box", ())
+    assert [network.name for network in topology.networks if network.isolated] == [
+        "east-drill",
+        "west-drill",
+        "west-box",
+    ]
+
+
+def test_terms_of_a_recovery_plan() -> None:
+    shop, rest = load(WHOLE_FILE).plans
+    assert replace(shop, groups=()) == RecoveryPlan(
+        "shop",
+        "shop",
+        (),
+        max_in_flight=4,
+        per_node=2,
+        per_site=3,
+        step_policies=(StepPolicy("P2", timeout_ms=900_000), StepPolicy("U3", attempts=7, backoff_ms=2_000)),
+        point=WantedPoint(PointChoice.APPLICATION_CONSISTENT),
+        commit=CommitPolicy.AUTO_ROLL_BACK,
+        window_ms=600_000,
+    )
+    assert rest == RecoveryPlan("rest", "rest", (RecoveryGroup("first", ("web",)),))
+
+
+def test_groups_of_a_recovery_plan() -> None:
+    databases, applications, web = load(WHOLE_FILE).plans[0].groups
+    assert [each.depends_on for each in (databases, applications, web)] == [None, (), ("databases", "applications")]
+    assert [each.critical for each in (databases, applications, web)] == [True, None, False]
+    assert databases.before == (
+        PlanAction(
+            "freeze",
+            PlanActionKind.SCRIPT,
+            "east",
+            ("/opt/freeze", "--all"),
+            kinds=(FailoverKind.PLANNED, FailoverKind.FAILBACK),
+            timeout_ms=30_000,
+            attempts=2,
+            backoff_ms=5_000,
+            on_failure=OnTaskFailure.COMPENSATE,
+            compensation=("/opt/thaw",),
+        ),
+    )
+    assert databases.gates == (
+        Gate(GateKind.POWER),
+        Gate(GateKind.TCP_PORT, 5432, timeout_ms=60_000, on_failure=OnTaskFailure.SKIP),
+        Gate(GateKind.SCRIPT, command=("/opt/ready",), on_failure=OnTaskFailure.CONTINUE),
+    )
+    assert applications.gates == (Gate(GateKind.HEARTBEAT),)
+    assert web.after == (
+        PlanAction("tell", PlanActionKind.HTTP, "west", url="https://hooks.example/failover", method="PUT"),
+        PlanAction("look", PlanActionKind.MANUAL, instruction="open the shop and buy something", timeout_ms=3_600_000),
+    )
+
+
+def test_policies_leave_open_what_the_file_leaves_out() -> None:
+    assert load(WHOLE_FILE).policies == (
+        Policy(
+            PolicyScope.ALL,
+            mode=AutomaticMode.OFF,
+            observers=3,
+            evidence_within_ms=60_000,
+            hold_down_ms=0,
+            cooldown_ms=7_200_000,
+            brake_runs=5,
+            brake_within_ms=600_000,
+        ),
+        Policy(
+            PolicyScope.SITE,
+            "west",
+            mode=AutomaticMode.OBSERVE,
+            missed_cycles_percent=30,
+            replication_age_ms=1_800_000,
+            silent_cycles=4,
+            recover_after_ms=120_000,
+            drill_within_ms=30 * 86_400_000,
+        ),
+        Policy(
+            PolicyScope.PLAN,
+            "shop",
+            mode=AutomaticMode.ADVISE,
+            approvals=(
+                ApprovalRule(
+                    2, ("alice", "bob"), (FailoverKind.UNPLANNED, FailoverKind.FAILBACK), "east", within_ms=60_000
+                ),
+                ApprovalRule(1),
+            ),
+        ),
+        Policy(PolicyScope.VM, "db", mode=AutomaticMode.ACT, rpo_ms=300_000, max_data_loss_ms=600_000, approvals=()),
+    )
+
+
+def test_every_limit_of_a_policy_can_be_set_in_a_file() -> None:
+    stated = {
+        field.name
+        for policy in load(WHOLE_FILE).policies
+        for field in fields(Policy)
+        if getattr(policy, field.name) is not None
+    }
+    assert stated == {field.name for field in fields(Policy)}
+    assert {field.name for field in fields(Limits)} < stated
+
+
+def test_test_addresses_without_a_test_network_are_warned_of(tmp_path: Path) -> None:
+    (warning,) = loaded(WHOLE.replace("    test_network: west-box\n", ""), tmp_path).warnings
+    assert warning.field == "ip_plans[web].test_adapters"
+    assert "a test copy is connected to no network" in warning.message
+
+
+def test_a_test_network_may_be_named_without_addresses(tmp_path: Path) -> None:
+    topology = loaded(WHOLE[: WHOLE.rindex("    test_adapters:")] + WHOLE[WHOLE.index("recovery_plans:") :], tmp_path)
+    web = topology.settings_of("web")
+    assert web is not None
+    assert (web.test_network, web.test_adapters) == ("west-box", ())
 
 
 def test_values_are_the_text_that_was_written(tmp_path: Path) -> None:
@@ -153,10 +298,10 @@ def test_replicas_with_a_stated_node_are_given_room_first_and_all_are_counted(tm
 
 
 def test_sections_may_stand_in_any_order(tmp_path: Path) -> None:
-    names = ("sites", "networks", "clusters", "vms", "ip_plans", "recovery_plans")
-    starts = [SMALL.index(f"{name}:\n") for name in names]
-    sections = [SMALL[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
-    assert loaded("".join(reversed(sections)), tmp_path) == load(SMALL_FILE)
+    names = ("sites", "networks", "clusters", "vms", "ip_plans", "recovery_plans", "policies")
+    starts = [WHOLE.index(f"\n{name}:\n") + 1 if name != "sites" else 0 for name in names]
+    sections = [WHOLE[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+    assert loaded("".join(reversed(sections)), tmp_path) == load(WHOLE_FILE)
 
 
 def test_there_is_no_such_bundled_topology() -> None:
@@ -179,7 +324,28 @@ def test_two_sites_holds_what_the_demo_needs() -> None:
     assert any(a.ipv4 and a.ipv4.dhcp for settings in topology.settings for a in settings.adapters)
     assert len({vm.application for vm in inventories}) == 5
     assert 3 <= len(topology.plans) <= 4
-    assert len(next(plan for plan in topology.plans if plan.plan_id == "erp").groups) == 3
+    erp = next(plan for plan in topology.plans if plan.plan_id == "erp")
+    assert [group.depends_on for group in erp.groups] == [None, ("databases",), ("application servers",)]
+    assert [gate.kind for group in erp.groups for gate in group.gates] == [GateKind.POWER, GateKind.HEARTBEAT]
+    assert sum(bool(settings.home_adapters) for settings in topology.settings) >= 2
+    assert sum(bool(settings.test_adapters) for settings in topology.settings) >= 3
+    assert topology.policies[0].mode is AutomaticMode.OBSERVE
+
+
+def test_two_sites_asks_for_nothing_that_needs_an_allowed_directory_or_a_call() -> None:
+    groups = [group for plan in load(TWO_SITES).plans for group in plan.groups]
+    actions = [action for group in groups for action in (*group.before, *group.after)]
+    assert {action.kind for action in actions} == {PlanActionKind.MANUAL}
+    assert GateKind.SCRIPT not in {gate.kind for group in groups for gate in group.gates}
+
+
+def test_two_sites_sets_every_adapter_on_the_way_home_and_in_a_test() -> None:
+    topology = load(TWO_SITES)
+    for vm in topology.vms:
+        wanted = topology.settings_of(vm.inventory.vm_id)
+        assert wanted is not None
+        for adapters in filter(None, (wanted.home_adapters, wanted.test_adapters)):
+            assert failover_findings(vm.inventory, replace(wanted, adapters=adapters)) == ()
 
 
 def test_two_sites_refuses_three_vms_and_keeps_two_adapters() -> None:
@@ -236,6 +402,8 @@ def reads_or_says_why(text: str) -> None:
             topology.failover_findings(vm)
             wanted = topology.settings_of(vm.inventory.vm_id)
             assert wanted is None or settings_findings(vm.inventory, wanted) == ()
+        for plan in topology.plans:
+            assert cycle(plan.groups) == ()
 
 
 PUNCTUATION = [
@@ -285,6 +453,12 @@ def shuffled_lines(draw: st.DrawFn, text: str) -> str:
 @given(st.one_of(mutations(SMALL), shuffled_lines(SMALL)))
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_a_mutated_small_file_is_read_or_refused(text: str) -> None:
+    reads_or_says_why(text)
+
+
+@given(st.one_of(mutations(WHOLE), shuffled_lines(WHOLE)))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_a_mutated_whole_file_is_read_or_refused(text: str) -> None:
     reads_or_says_why(text)
 
 

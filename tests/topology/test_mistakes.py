@@ -12,12 +12,14 @@ from failover_orch.topology import load
 
 HERE = Path(__file__).parent
 SMALL = (HERE / "small.yaml").read_text(encoding="utf-8")
+WHOLE = (HERE / "whole.yaml").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit of small.yaml, and the mistake that it makes."""
+    """An edit of a good file, and the mistake that it makes."""
 
+    base: str
     old: str
     new: str
     line: int
@@ -25,18 +27,18 @@ class Edit:
     words: str
 
 
-def read_edits() -> list[Edit]:
+def read_edits(mistakes: str = "mistakes.txt", base: str = SMALL) -> list[Edit]:
     edits = []
-    for block in (HERE / "mistakes.txt").read_text(encoding="utf-8").split("\n\n"):
+    for block in (HERE / mistakes).read_text(encoding="utf-8").split("\n\n"):
         lines = [line for line in block.splitlines() if not line.startswith("#")]
         if lines:
             old = "".join(f"{line[2:]}\n" for line in lines if line[0] == "-")
             new = [line for line in lines if line[0] in "+>"]
             (marked,) = (index for index, line in enumerate(new) if line[0] == ">")
             field, _, words = lines[-1].removeprefix("= ").partition(": ")
-            assert SMALL.count(old) == 1, f"these lines stand {SMALL.count(old)} times in small.yaml:\n{old}"
-            line = SMALL[: SMALL.index(old)].count("\n") + 1 + marked
-            edits.append(Edit(old, "".join(f"{line[2:]}\n" for line in new), line, field, words))
+            assert base.count(old) == 1, f"these lines stand {base.count(old)} times in the file:\n{old}"
+            line = base[: base.index(old)].count("\n") + 1 + marked
+            edits.append(Edit(base, old, "".join(f"{line[2:]}\n" for line in new), line, field, words))
     return edits
 
 
@@ -50,9 +52,11 @@ def mistakes_of(content: str | bytes, path: Path) -> tuple[Mistake, ...]:
     return raised.value.mistakes
 
 
-@pytest.mark.parametrize("edit", read_edits(), ids=lambda edit: f"{edit.field}: {edit.words}")
+@pytest.mark.parametrize(
+    "edit", read_edits() + read_edits("mistakes_in_plans.txt", WHOLE), ids=lambda edit: f"{edit.field}: {edit.words}"
+)
 def test_a_mistake_is_named_with_its_line_and_nothing_else_is(edit: Edit, tmp_path: Path) -> None:
-    (mistake,) = mistakes_of(SMALL.replace(edit.old, edit.new), tmp_path)
+    (mistake,) = mistakes_of(edit.base.replace(edit.old, edit.new), tmp_path)
     assert (mistake.line, mistake.field) == (edit.line, edit.field)
     assert edit.words in mistake.message
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from failover_orch.topology import infrastructure, load, machines, plans
+from failover_orch.topology import infrastructure, ip_plans, load, machines, plan_actions, policies, recovery_plans
 
 DOC = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text(encoding="utf-8")
 EXAMPLE = "\n".join(re.findall(r"^```yaml\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE))
@@ -23,7 +23,7 @@ def test_the_examples_are_one_file_without_mistakes_or_warnings(tmp_path: Path) 
 def test_every_key_of_the_format_is_in_the_reference() -> None:
     keys = {
         key
-        for module in (infrastructure, machines, plans)
+        for module in (infrastructure, machines, ip_plans, recovery_plans, plan_actions, policies)
         for name, value in vars(module).items()
         if name.endswith("_KEYS")
         for key in value

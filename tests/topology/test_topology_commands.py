@@ -25,19 +25,22 @@ from failover_orch.domain import (
     VmInventory,
     VmReplicationSettings,
 )
+from failover_orch.domain.policies import Policy
 from failover_orch.errors import LookupFailed
 from failover_orch.topology import bundled, load
 from failover_orch.wire import Publisher, follow, read_to_end
 
 SMALL = Path(__file__).parent / "small.yaml"
+WHOLE = Path(__file__).parent / "whole.yaml"
 VMS = 3
 CODEC = Codec()
+WANTED = ("policies", "replication-settings", "recovery-plans")
 
 
 def test_check_of_a_good_file_ends_with_what_it_holds() -> None:
     result = CliRunner().invoke(app, ["check", str(bundled("two-sites"))])
     assert result.exit_code == 0, result.output
-    assert "24 VMs, 24 IP plans, 4 recovery plans; 3 would be refused at a failover" in result.output
+    assert "24 VMs, 24 IP plans, 4 recovery plans, 2 policies; 3 would be refused at a failover" in result.output
     assert "refused (A13): adapter lan of plant-hmi" in result.output
     assert "ready; as on the primary: pxe" in result.output
     assert "DHCPv4 DHCPv6" in result.output
@@ -106,7 +109,7 @@ async def broker(settings: Settings) -> AsyncIterator[Broker]:
                 for record in batch:
                     value = CODEC.decode_from(record.topic, record.value)
                     if isinstance(value, VmInventory):
-                        wanted = await records(settings, "replication-settings", "recovery-plans")
+                        wanted = await records(settings, *WANTED)
                         seen.too_early.extend(type(one).__name__ for one in wanted)
                         await out.publish(route(value, Role.PRIMARY))
                         seen.routed.add(value.vm_id)
@@ -123,29 +126,33 @@ async def broker(settings: Settings) -> AsyncIterator[Broker]:
 
 
 async def test_apply_publishes_what_exists_and_then_what_is_wanted(settings: Settings) -> None:
-    topology = load(SMALL)
+    topology = load(WHOLE)
     async with broker(settings):
         await apply_topology(settings, topology, actor="alice", reason="new", wait_s=30)
         await apply_topology(settings, topology, actor="alice", reason="again", wait_s=30)
     inventory = await records(settings, "inventory")
     vms = [one for one in inventory if isinstance(one, VmInventory)]
     clusters = [one for one in inventory if isinstance(one, ClusterInventory)]
-    assert {vm.vm_id for vm in vms} == {"db", "web", "build"}
+    assert {vm.vm_id for vm in vms} == {"db", "app", "web"}
     assert len(vms) == 2 * 3
     assert len(clusters) == 2 * 2 * settings.partitions
     assert all(vm.reported_at_ms > 0 for vm in vms)
     assert all(cluster.reported_at_ms > 0 for cluster in clusters)
-    wanted = await records(settings, "replication-settings", "recovery-plans")
-    first = [one for one in wanted if isinstance(one, VmReplicationSettings | RecoveryPlan) and one.reason == "new"]
-    assert len(first) == 3
+    wanted = await records(settings, *WANTED)
+    kinds = VmReplicationSettings | RecoveryPlan | Policy
+    first = [one for one in wanted if isinstance(one, kinds) and one.reason == "new"]
     assert all(one.actor == "alice" and one.set_at_ms > 0 for one in first)
-    plain = {replace(one, actor="", reason="", set_at_ms=0) for one in first}
-    assert plain == {*topology.settings, *topology.plans}
+    plain = [replace(one, actor="", reason="", set_at_ms=0) for one in first]
+    assert set(plain) == {*topology.settings, *topology.plans, *topology.policies}
+    # A VM's own policy goes to its partition alone, the others to every one.
+    copies = {policy.key: plain.count(policy) for policy in topology.policies}
+    everywhere = settings.partitions
+    assert copies == {"all": everywhere, "site/west": everywhere, "plan/shop": everywhere, "vm/db": 1}
 
 
 async def test_nothing_is_wanted_of_vms_before_the_broker_knows_them(settings: Settings) -> None:
     async with broker(settings) as seen:
-        await apply_topology(settings, load(SMALL), wait_s=30)
+        await apply_topology(settings, load(WHOLE), wait_s=30)
         async with asyncio.timeout(30):
             await seen.knows_all.wait()
     assert seen.too_early == []
@@ -158,7 +165,7 @@ async def test_apply_gives_up_by_name_where_no_worker_answers(settings: Settings
         await out.publish(route(db, Role.UNKNOWN), route(web, Role.PRIMARY))
     with pytest.raises(LookupFailed, match=r"does not know 2 of 3 VMs \(build, db\).*is a worker running\?"):
         await apply_topology(settings, load(SMALL), wait_s=0)
-    assert await records(settings, "replication-settings", "recovery-plans") == []
+    assert await records(settings, *WANTED) == []
 
 
 async def test_what_a_site_agent_has_reported_is_left_as_reported(settings: Settings) -> None:
@@ -183,13 +190,13 @@ async def test_apply_as_a_command(settings: Settings, monkeypatch: pytest.Monkey
     ):
         monkeypatch.setenv(f"FAILOVER_ORCH_{name}", value)
     async with broker(settings):
-        arguments = ["apply", str(SMALL), "--actor", "alice", "--wait", "30"]
+        arguments = ["apply", str(WHOLE), "--actor", "alice", "--wait", "30"]
         result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
     assert result.exit_code == 0, result.output
-    assert "2 clusters, 3 VMs, 2 IP plans and 1 recovery plan published" in result.output
+    assert "2 clusters, 3 VMs, 3 IP plans, 2 recovery plans and 4 policies published" in result.output
     wanted = await records(settings, "replication-settings")
     assert {(one.actor, one.reason) for one in wanted if isinstance(one, VmReplicationSettings)} == {
-        ("alice", "topology file small.yaml")
+        ("alice", "topology file whole.yaml")
     }
 
 

@@ -18,7 +18,7 @@ from failover_orch.config import Settings
 from failover_orch.contract import Names
 from failover_orch.errors import KafkaUnavailable, TopicMismatch
 from failover_orch.kafka import LocalKafka
-from failover_orch.wire import Received, follow, partition_counts, read_to_end, reader, stop_consumer
+from failover_orch.wire import Received, follow, partition_counts, positions_now, read_to_end, reader, stop_consumer
 
 NOBODY = "127.0.0.1:1"
 
@@ -161,6 +161,18 @@ async def test_follow_tells_once_when_it_has_caught_up_and_goes_on(settings: Set
         await sending
     assert read_when_told == [10]
     assert set(read) == {b"%d" % number for number in range(12)}
+
+
+async def test_follow_begins_where_it_is_told(settings: Settings) -> None:
+    topic = settings.names.of("alerts")
+    async with producer(settings.bootstrap) as client, asyncio.timeout(20):
+        await client.send_and_wait(topic, b"before", partition=0)
+        since = await positions_now(settings.bootstrap, ["alerts", "vm-moved"], names=settings.names)
+        assert (since["alerts", 0], since["alerts", 1], since["vm-moved", 0]) == (1, 0, 0)
+        await client.send_and_wait(topic, b"since", partition=0)
+        following = follow(settings.bootstrap, ["alerts"], names=settings.names, since=since)
+        async with aclosing(following):
+            assert [record.value for record in await anext(following)] == [b"since"]
 
 
 async def test_follow_catches_up_on_empty_topics(settings: Settings) -> None:

@@ -7,9 +7,14 @@ import typer
 from failover_orch.cli import (
     audit,
     demo,
+    evidence,
+    explain,
     failover,
     kafka,
+    plans,
+    policies,
     replay,
+    runs,
     serve,
     site_agent,
     topics,
@@ -27,10 +32,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+plans.app.command("dry-run")(explain.dry_run)
+vm.app.command("dry-run")(explain.vm_dry_run)
+runs.app.command("report")(explain.report)
 for name, family in (
     ("vm", vm.app),
     ("failover", failover.app),
-    ("run", failover.run_app),
+    ("run", runs.app),
+    ("plan", plans.app),
+    ("policy", policies.app),
+    ("brake", policies.brake_app),
+    ("evidence", evidence.app),
+    ("explain", explain.app),
     ("topology", topology.app),
     ("audit", audit.app),
     ("kafka", kafka.app),
@@ -40,8 +53,10 @@ for name, family in (
     app.add_typer(family, name=name)
 for command in (
     vm.place,
+    plans.readiness,
     worker.worker,
     site_agent.site_agent,
+    evidence.witness,
     serve.serve,
     replay.replay,
     demo.demo,

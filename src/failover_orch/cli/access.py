@@ -28,12 +28,15 @@ __all__ = [
     "Actor",
     "AsJson",
     "Reason",
+    "Ticket",
+    "Why",
     "codec_for",
     "current",
     "login_name",
     "moment",
     "now_ms",
     "publisher_for",
+    "reason_given",
     "run",
     "show_json",
     "show_table",
@@ -43,8 +46,11 @@ __all__ = [
 T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the HTTP service answers it.")]
-Actor = Annotated[str, typer.Option(help="Who asks for it. [default: the login name]", show_default=False)]
+Actor = Annotated[str, typer.Option(help="Who asks for it.", show_default="the login name")]
 Reason = Annotated[str, typer.Option(help="Why; it goes into the journal.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; it goes into the journal.")]
+"""The reason where there has to be one."""
+Ticket = Annotated[str, typer.Option(help="The ticket that this belongs to.")]
 
 _WIDE = 200
 """Columns where the output is not a terminal: whoever reads it there wants every word."""
@@ -93,6 +99,13 @@ def login_name(actor: str) -> str:
         return getpass.getuser()
     except (KeyError, OSError) as error:
         raise ConfigError("this login has no name: say who you are with --actor") from error
+
+
+def reason_given(reason: str) -> str:
+    """The reason, without spaces around it. Raises ConfigError where there is none."""
+    if not reason.strip():
+        raise ConfigError("--reason is empty: say why, the journal keeps it")
+    return reason.strip()
 
 
 def moment(at_ms: int) -> str:

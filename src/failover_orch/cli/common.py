@@ -15,7 +15,7 @@ from failover_orch.config import Settings
 from failover_orch.errors import ConfigError, FailoverOrchError
 from failover_orch.kafka import LocalKafka
 
-__all__ = ["Bootstrap", "console", "fail", "reported", "settings"]
+__all__ = ["Bootstrap", "console", "fail", "reported", "settings", "stop"]
 
 Bootstrap = Annotated[
     str | None,
@@ -57,8 +57,13 @@ def settings(bootstrap: str | None = None) -> Settings:
 
 def fail(error: FailoverOrchError) -> NoReturn:
     """Say the error's sentence on stderr and end the command with exit code 1."""
-    _errors.print(f"failover-orch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+    stop(str(error), 1)
+
+
+def stop(sentence: str, code: int) -> NoReturn:
+    """Say a sentence on stderr and end the command with an exit code."""
+    _errors.print(f"failover-orch: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
 
 
 @contextmanager

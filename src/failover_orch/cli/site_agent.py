@@ -35,9 +35,28 @@ def site_agent(
         float, typer.Option(min=0, help="Seconds between health reports of a VM; 0: its replication frequency.")
     ] = 0,
     per_node: Annotated[int, typer.Option(min=1, help="Steps carried out on one node at a time.")] = 4,
+    per_site: Annotated[int, typer.Option(min=0, help="Steps carried out at a time in all; 0: no limit.")] = 0,
+    scripts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--scripts",
+            metavar="DIR",
+            help="A directory of scripts that plans may run; once for each. None: plans run no scripts here.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-url",
+            metavar="PREFIX",
+            help="URLs that plans may call: scheme, host and whole parts of the path; once for each. None: no calls.",
+            show_default=False,
+        ),
+    ] = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Run a site agent: it carries out step commands, and reports moves, health and inventory.
+    """Run a site agent: it carries out step commands, and reports moves, health, inventory and that its site is there.
 
     Any number may run for one site; they share its commands. Ends on SIGTERM or Ctrl-C.
     """
@@ -49,7 +68,12 @@ def site_agent(
                 create_world(world, topology).close()
         hypervisor = SimulatedHypervisor(world, site)
         options = AgentOptions(
-            report_every=report_every, per_node=per_node, session_timeout=configuration.session_timeout
+            report_every=report_every,
+            per_node=per_node,
+            per_site=per_site,
+            scripts=tuple(scripts or ()),
+            urls=tuple(allow_url or ()),
+            session_timeout=configuration.session_timeout,
         )
         telemetry.start("site-agent", configuration)
         try:

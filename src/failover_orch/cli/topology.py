@@ -24,7 +24,7 @@ from failover_orch.topology import Topology, TopologyVm, load
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Topology files: sites, clusters, VMs, failover addresses and plans.", no_args_is_help=True)
+app = typer.Typer(help="Topology files: sites, clusters, VMs, addresses, plans, policies.", no_args_is_help=True)
 
 Files = Annotated[list[Path], typer.Argument(help="Topology files.", show_default=False)]
 File = Annotated[Path, typer.Argument(help="A topology file.", show_default=False)]
@@ -62,6 +62,7 @@ def _checked(file: Path) -> bool:
         _count(topology.vms, "VM"),
         _count(topology.settings, "IP plan"),
         _count(topology.plans, "recovery plan"),
+        _count(topology.policies, "policy", "policies"),
     )
     typer.echo(f"{file}: {', '.join(counts)}; {refused} would be refused at a failover")
     return True
@@ -71,8 +72,8 @@ def _said(file: Path, mistake: Mistake) -> str:
     return f"{file}:{mistake.line}: {mistake.field}: {mistake.message}"
 
 
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+def _count(things: Sequence[object], name: str, names: str = "") -> str:
+    return f"{len(things)} {name if len(things) == 1 else names or f'{name}s'}"
 
 
 def _replicated(vm: TopologyVm) -> bool:
@@ -123,7 +124,7 @@ def apply(
     reason: Reason = "",
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Tell the broker what a file says: clusters and VMs, then failover addresses and recovery plans.
+    """Tell the broker what a file says: clusters and VMs, then policies, failover addresses and recovery plans.
 
     A VM or cluster that a site agent has reported is left as reported. Applying a file again is safe.
     """
@@ -137,5 +138,6 @@ def apply(
     topology = run(bootstrap, work)
     typer.echo(
         f"{file}: {_count(topology.clusters, 'cluster')}, {_count(topology.vms, 'VM')}, "
-        f"{_count(topology.settings, 'IP plan')} and {_count(topology.plans, 'recovery plan')} published"
+        f"{_count(topology.settings, 'IP plan')}, {_count(topology.plans, 'recovery plan')} and "
+        f"{_count(topology.policies, 'policy', 'policies')} published"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,9 @@ import typer
 from rich.table import Table
 
 from failover_orch.cli.common import console, reported
-from failover_orch.domain import ClusterInventory, MoveKind, Placed, VmInventory, place
+from failover_orch.domain import ClusterInventory, MoveKind, NodeState, Placed, ReplicationMode, VmInventory, place
 from failover_orch.errors import ConfigError
-from failover_orch.hypervisors.simulated import PlacedVm, SimulatedWorld
+from failover_orch.hypervisors.simulated import End, IsolatedCopy, PlacedVm, SimulatedWorld
 from failover_orch.topology import load
 
 __all__ = ["app", "create_world"]
@@ -22,6 +23,7 @@ app = typer.Typer(help="A simulated world: its sites, VMs and mishaps.", no_args
 
 World = Annotated[Path, typer.Option("--world", help="The world's file.", dir_okay=False)]
 Vm = Annotated[str, typer.Argument(help="A VM, by its id or its name.")]
+Port = Annotated[int, typer.Argument(min=1, max=65535, help="A TCP port.")]
 _DEFAULT = Path("world.db")
 
 
@@ -30,6 +32,14 @@ class Migration(StrEnum):
 
     LIVE = "live"
     QUICK = "quick"
+
+
+class NodeIs(StrEnum):
+    """What a node is to be."""
+
+    UP = "up"
+    PAUSED = "paused"
+    DOWN = "down"
 
 
 def create_world(path: Path, topology: Path) -> SimulatedWorld:
@@ -69,12 +79,10 @@ def create(
 
 @app.command()
 def show(world: World = _DEFAULT) -> None:
-    """Show every VM at both its ends, the sites and the link."""
+    """Show every VM at both its ends, test copies, the sites and the link."""
     with reported():
         opened = SimulatedWorld(world)
-        dark = [site for site, powered in opened.sites().items() if not powered]
-        link = "link up" if opened.link_up else "link cut"
-        table = Table(title=f"{link}, no power at {', '.join(dark)}" if dark else link)
+        table = Table(title=_title(opened))
         for column in ("VM", "site", "node", "power", "mode", "state", "epoch", "pending", "addresses"):
             numeric = column in ("epoch", "pending")
             table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=column == "VM")
@@ -90,7 +98,23 @@ def show(world: World = _DEFAULT) -> None:
                 str(end.pending_bytes),
                 ", ".join(address for adapter in end.adapters for address in adapter.configured.addresses),
             )
+            if end.copy is not None:
+                table.add_row(*_copy_row(opened.vm(end.vm_id).name, end, end.copy))
         console.print(table)
+
+
+@app.command()
+def recovery_points(
+    vm: Vm,
+    site: Annotated[str, typer.Option(help="Only those of the VM's end at this site.")] = "",
+    world: World = _DEFAULT,
+) -> None:
+    """List what a VM's replica can be failed over to, newest last."""
+    with reported():
+        opened = SimulatedWorld(world)
+        for point in opened.recovery_points(_vm_id(opened, vm), site):
+            at = datetime.fromtimestamp(point.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+            console.print(f"{at.replace('+00:00', 'Z')}  {point}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -144,6 +168,78 @@ def restore_link(world: World = _DEFAULT) -> None:
     """Join the sites again."""
     with reported():
         SimulatedWorld(world).restore_link()
+
+
+@app.command()
+def set_node(
+    node: Annotated[str, typer.Argument(help="The node, at either site.")],
+    state: Annotated[NodeIs, typer.Argument(help="What it is to be.")],
+    site: Annotated[str, typer.Option(help="The node's site, where several have a node of that name.")] = "",
+    world: World = _DEFAULT,
+) -> None:
+    """Set a node up, paused or down. What runs on a node that goes down is off."""
+    with reported():
+        SimulatedWorld(world).set_node(node, NodeState(state.name), site=site)
+
+
+@app.command()
+def silence_replication(vm: Vm, world: World = _DEFAULT) -> None:
+    """Let a VM's replication cycles come to nothing, though the link is up."""
+    with reported():
+        opened = SimulatedWorld(world)
+        opened.silence_replication(_vm_id(opened, vm))
+
+
+@app.command()
+def restore_replication(vm: Vm, world: World = _DEFAULT) -> None:
+    """Let a VM that was silenced replicate again."""
+    with reported():
+        opened = SimulatedWorld(world)
+        opened.restore_replication(_vm_id(opened, vm))
+
+
+@app.command()
+def close_port(vm: Vm, port: Port, world: World = _DEFAULT) -> None:
+    """Let nothing listen at a TCP port of a VM any more."""
+    with reported():
+        opened = SimulatedWorld(world)
+        opened.close_port(_vm_id(opened, vm), port)
+
+
+@app.command()
+def open_port(vm: Vm, port: Port, world: World = _DEFAULT) -> None:
+    """Let something listen at a TCP port of a VM again."""
+    with reported():
+        opened = SimulatedWorld(world)
+        opened.open_port(_vm_id(opened, vm), port)
+
+
+def _title(world: SimulatedWorld) -> str:
+    """The link, and what is out of order."""
+    out_of_order = {
+        "no power at": {site for site, powered in world.sites().items() if not powered},
+        "no replication of": {world.vm(vm_id).name for vm_id in world.silenced()},
+        "nothing listens at": {f"{world.vm(vm_id).name}:{port}" for vm_id, port in world.closed_ports()},
+        "ran at both ends:": {world.vm(vm_id).name for vm_id in world.ran_twice()},
+    }
+    said = ["link up" if world.link_up else "link cut"]
+    return ", ".join(said + [f"{what} {', '.join(sorted(names))}" for what, names in out_of_order.items() if names])
+
+
+def _copy_row(name: str, end: End, copy: IsolatedCopy) -> tuple[str, ...]:
+    """The row of an end's test copy. It is no end itself: it has no state, epoch or pending bytes of its own."""
+    addresses = ", ".join(address for adapter in copy.adapters for address in adapter.configured.addresses)
+    return (
+        f"{name} - Test",
+        end.site,
+        end.node,
+        copy.power,
+        ReplicationMode.TEST_REPLICA,
+        f"from {copy.point.point_id}",
+        "",
+        "",
+        f"{addresses} on {copy.network or 'no network'}",
+    )
 
 
 def _place(vm: PlacedVm, clusters: tuple[ClusterInventory, ...], placed: list[Placed]) -> PlacedVm:

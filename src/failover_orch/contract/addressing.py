@@ -8,12 +8,15 @@ from typing import Any
 from failover_orch.contract.topics import STEP_COMMANDS, TOPICS, step_commands_topic
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Policy, PolicyScope
 from failover_orch.domain.records import (
     Alert,
     AuditEntry,
     DeadLetter,
     HealthChange,
     JournalEntry,
+    MemberReadiness,
+    PlanMembership,
     RoutingUpdate,
     RunSnapshot,
     StepCommand,
@@ -25,7 +28,17 @@ __all__ = ["everywhere", "key_of", "records_on", "topic_of"]
 
 _TOPIC: dict[type, str] = {record: topic.name for topic in TOPICS for record in topic.records}
 _RECORDS: dict[str, tuple[type, ...]] = {topic.name: topic.records for topic in TOPICS}
-_EVERYWHERE = frozenset({ClusterInventory, ClusterReplicationSettings})
+_EVERYWHERE = frozenset({ClusterInventory, ClusterReplicationSettings, Brake, Evidence, AutomaticRun})
+
+
+def _policy_key(policy: Policy) -> str:
+    return policy.target if policy.scope is PolicyScope.VM else f"({policy.key})"
+
+
+def _evidence_key(evidence: Evidence) -> str:
+    parts = (evidence.site, evidence.node, evidence.observer)
+    return f"({'|'.join(part.replace('%', '%25').replace('|', '%7C') for part in parts)})"
+
 
 _KEY: dict[type, Callable[[Any], str]] = {
     VmMoved: lambda value: value.vm_id,
@@ -36,14 +49,20 @@ _KEY: dict[type, Callable[[Any], str]] = {
     VmReplicationSettings: lambda value: value.vm_id,
     ClusterReplicationSettings: lambda value: value.cluster,
     RecoveryPlan: lambda value: value.plan_id,
+    Policy: _policy_key,
+    Brake: lambda _: "(brake)",
+    Evidence: _evidence_key,
+    PlanMembership: lambda value: value.vm_id,
+    MemberReadiness: lambda value: value.plan_id,
+    AutomaticRun: lambda value: value.run_id,
     StepResult: lambda value: value.key or value.vm_id,
     RoutingUpdate: lambda value: value.vm_id,
     RunSnapshot: lambda value: value.run_id or value.vm_id,
     JournalEntry: lambda value: value.run_id or value.vm_id,
     AuditEntry: lambda value: value.subject,
-    HealthChange: lambda value: value.vm_id,
+    HealthChange: lambda value: value.vm_id or f"(plan/{value.plan_id})",
     Alert: lambda value: value.subject,
-    StepCommand: lambda value: value.vm_id,
+    StepCommand: lambda value: value.key or value.vm_id,
 }
 
 
@@ -80,7 +99,12 @@ def key_of(value: object) -> bytes:
 
 
 def everywhere(value: object) -> bool:
-    """Whether a record goes to every partition of its topic: what is said of a cluster concerns all of its VMs."""
+    """Whether a record goes to every partition of its topic: what is said of a cluster concerns all of its VMs.
+
+    So do the brake, the evidence, the automatic runs that the brake counts, and each policy but that of a single VM.
+    """
+    if isinstance(value, Policy):
+        return value.scope is not PolicyScope.VM
     return type(value) in _EVERYWHERE
 
 

@@ -111,7 +111,13 @@ class Codec:
         stream = BytesIO()
         stream.write(writing.header)
         try:
-            _write(stream, writing.schema, _to_builtins(value, builtin_types=_AS_THEY_ARE))
+            # A tuple is an array here; in an optional field fastavro would take it for a branch's name and a value.
+            _write(
+                stream,
+                writing.schema,
+                _to_builtins(value, builtin_types=_AS_THEY_ARE),
+                disable_tuple_notation=True,
+            )
         except Exception as error:  # noqa: BLE001 - whatever fastavro makes of it, the value does not fit
             raise UnencodableRecord(f"{type(value).__name__}: {_misfit(value, writing.schema, error)}") from None
         return stream.getvalue()
@@ -221,7 +227,8 @@ def _misfit(value: object, schema: Any, error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         return f"the text {error.object[:80]!r} is not valid Unicode"
     try:
-        fastavro.validation.validate(_to_builtins(value, builtin_types=_AS_THEY_ARE), schema)
+        plain = _to_builtins(value, builtin_types=_AS_THEY_ARE)
+        fastavro.validation.validate(plain, schema, disable_tuple_notation=True)
     except fastavro.validation.ValidationError as found:
         flaw = found.errors[0]
         where = flaw.field.removeprefix(f"{NAMESPACE}.").partition(".")[2]

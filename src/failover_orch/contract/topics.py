@@ -12,12 +12,15 @@ from enum import StrEnum
 
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Policy
 from failover_orch.domain.records import (
     Alert,
     AuditEntry,
     DeadLetter,
     HealthChange,
     JournalEntry,
+    MemberReadiness,
+    PlanMembership,
     RoutingUpdate,
     RunSnapshot,
     StepCommand,
@@ -75,18 +78,42 @@ TOPICS: tuple[Topic, ...] = (
         source=True,
     ),
     Topic("recovery-plans", "plan", Kept.COMPACTED, (RecoveryPlan,), "API, CLI, topology files", source=True),
-    Topic("step-results", "vm or plan", Kept.BY_TIME, (StepResult,), "site agents, workers", source=True),
+    Topic(
+        "policies",
+        "vm, or what they are for",
+        Kept.COMPACTED,
+        (Policy, Brake),
+        "API, CLI, topology files, workers",
+        source=True,
+    ),
+    Topic(
+        "evidence",
+        "site, node and observer",
+        Kept.COMPACTED,
+        (Evidence,),
+        "site agents, witnesses, any producer",
+        source=True,
+    ),
+    Topic("step-results", "vm, plan or run", Kept.BY_TIME, (StepResult,), "site agents, workers", source=True),
+    Topic(
+        "coordination",
+        "vm, plan or run",
+        Kept.BY_TIME,
+        (PlanMembership, MemberReadiness, AutomaticRun),
+        "workers",
+        source=True,
+    ),
     Topic("routing-updates", "vm", Kept.COMPACTED, (RoutingUpdate,), "workers"),
     Topic("failover-runs", "run", Kept.COMPACTED, (RunSnapshot,), "workers"),
     Topic("failover-journal", "run or vm", Kept.FOREVER, (JournalEntry,), "workers"),
     Topic("audit-trail", "subject", Kept.FOREVER, (AuditEntry,), "workers"),
-    Topic("health-changes", "vm", Kept.COMPACTED, (HealthChange,), "workers"),
+    Topic("health-changes", "vm or plan", Kept.COMPACTED, (HealthChange,), "workers"),
     Topic("alerts", "subject", Kept.BY_TIME, (Alert,), "workers"),
     Topic("dead-letters", "as the record's", Kept.BY_TIME, (DeadLetter,), "workers"),
 )
-"""Every topic with a fixed name. `inventory` and `replication-settings` records of a cluster go to every partition."""
+"""Every topic with a fixed name. Records that do not concern one VM or plan go to every partition: see `everywhere`."""
 
-STEP_COMMANDS = Topic("step-commands", "vm", Kept.BY_TIME, (StepCommand,), "workers")
+STEP_COMMANDS = Topic("step-commands", "vm, plan or run", Kept.BY_TIME, (StepCommand,), "workers")
 """Pattern of the topics `step-commands.<site>`, one a site."""
 
 _KNOWLEDGE = tuple(topic.name for topic in TOPICS if topic.source and FailoverRequested not in topic.records)

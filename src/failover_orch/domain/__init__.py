@@ -19,9 +19,9 @@ from failover_orch.domain.addresses import (
     prefix_of_mask,
     settings_findings,
 )
-from failover_orch.domain.broker import decide, due_ms, tick
+from failover_orch.domain.broker import decide, due_ms, park, tick
 from failover_orch.domain.chain import ChainFinding, ChainHead
-from failover_orch.domain.draft import Decision, Fact, Moment, Output, State
+from failover_orch.domain.draft import Decision, Draft, Fact, Moment, Output, State
 from failover_orch.domain.facts import (
     FailoverKind,
     FailoverRequested,
@@ -32,8 +32,9 @@ from failover_orch.domain.facts import (
     StepResult,
     VmMoved,
 )
+from failover_orch.domain.guards import Guard, Sight, first_closed, sights, weigh_guards
 from failover_orch.domain.guests import SUPPORTED_GUESTS, GuestSupport, supported
-from failover_orch.domain.health import MISSED_CYCLES_LIMIT, REPLICATION_AGE_LIMIT_MS, assess
+from failover_orch.domain.health import assess
 from failover_orch.domain.inventory import (
     Adapter,
     AdapterKind,
@@ -46,6 +47,7 @@ from failover_orch.domain.inventory import (
     Storage,
     VmInventory,
 )
+from failover_orch.domain.operators import LEGAL_IN
 from failover_orch.domain.placement import (
     MEMORY_RESERVE_PERCENT,
     STORAGE_RESERVE_PERCENT,
@@ -57,7 +59,23 @@ from failover_orch.domain.placement import (
     Score,
     place,
 )
-from failover_orch.domain.preconditions import Refusal, refusals
+from failover_orch.domain.plan_graph import cycle, dependencies
+from failover_orch.domain.plan_tasks import each_once, tasks_of
+from failover_orch.domain.policies import (
+    DEFAULT_LIMITS,
+    ApprovalRule,
+    AutomaticMode,
+    AutomaticRun,
+    Brake,
+    Evidence,
+    Limits,
+    Policy,
+    PolicyScope,
+    Verdict,
+    limits_from,
+)
+from failover_orch.domain.preconditions import Refusal, expected_loss_ms, goes_to, refusals, settings_for
+from failover_orch.domain.readiness import assess_readiness
 from failover_orch.domain.records import (
     Action,
     Alert,
@@ -66,6 +84,9 @@ from failover_orch.domain.records import (
     HealthChange,
     JournalEntry,
     Location,
+    MemberReadiness,
+    PlanMembership,
+    Readiness,
     Role,
     RouteCause,
     RoutingUpdate,
@@ -84,24 +105,46 @@ from failover_orch.domain.replication import (
     ReplicationState,
 )
 from failover_orch.domain.requests import KEEP_ENDED_RUNS_MS
+from failover_orch.domain.runs import workflow_of
 from failover_orch.domain.settings import (
     AdapterAddresses,
     ClusterReplicationSettings,
     FamilyAddresses,
+    Gate,
+    GateKind,
+    PlanAction,
+    PlanActionKind,
     RecoveryGroup,
     RecoveryPlan,
     UnsetAdapters,
     VmReplicationSettings,
 )
-from failover_orch.domain.state import Clusters, PlanRun, Presence, ReplicationEnd, Run, VmState
+from failover_orch.domain.state import (
+    Approval,
+    AutomaticRuns,
+    Clusters,
+    Cooldown,
+    MemberState,
+    Observers,
+    PlanReadiness,
+    PlanRun,
+    PlanTask,
+    Presence,
+    ReplicationEnd,
+    Run,
+    TaskKind,
+    VmState,
+)
+from failover_orch.domain.terms import LATEST, CommitPolicy, OnTaskFailure, PointChoice, StepPolicy, WantedPoint
 from failover_orch.domain.workflows import WORKFLOWS, Effect, OnFailure, Side, Step, Workflow
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "KEEP_ENDED_RUNS_MS",
+    "LATEST",
+    "LEGAL_IN",
     "MAX_GATEWAYS",
     "MEMORY_RESERVE_PERCENT",
-    "MISSED_CYCLES_LIMIT",
-    "REPLICATION_AGE_LIMIT_MS",
     "REPLICATION_FREQUENCIES_S",
     "STORAGE_RESERVE_PERCENT",
     "SUPPORTED_GUESTS",
@@ -112,17 +155,27 @@ __all__ = [
     "AdapterAddresses",
     "AdapterKind",
     "Alert",
+    "Approval",
+    "ApprovalRule",
     "AuditEntry",
+    "AutomaticMode",
+    "AutomaticRun",
+    "AutomaticRuns",
+    "Brake",
     "Candidate",
     "ChainFinding",
     "ChainHead",
     "ClusterInventory",
     "ClusterReplicationSettings",
     "Clusters",
+    "CommitPolicy",
     "Conflict",
+    "Cooldown",
     "DeadLetter",
     "Decision",
+    "Draft",
     "Effect",
+    "Evidence",
     "Fact",
     "FailedOverType",
     "FailoverKind",
@@ -130,22 +183,39 @@ __all__ = [
     "Family",
     "FamilyAddresses",
     "Finding",
+    "Gate",
+    "GateKind",
+    "Guard",
     "Guest",
     "GuestSupport",
     "HealthChange",
     "IntegrationServices",
     "JournalEntry",
+    "Limits",
     "Location",
+    "MemberReadiness",
+    "MemberState",
     "Moment",
     "MoveKind",
     "Node",
     "NodeState",
+    "Observers",
     "OnFailure",
+    "OnTaskFailure",
     "Output",
     "Placed",
     "Placement",
+    "PlanAction",
+    "PlanActionKind",
+    "PlanMembership",
+    "PlanReadiness",
     "PlanRun",
+    "PlanTask",
+    "PointChoice",
+    "Policy",
+    "PolicyScope",
     "Presence",
+    "Readiness",
     "RecoveryGroup",
     "RecoveryPlan",
     "Refusal",
@@ -166,34 +236,53 @@ __all__ = [
     "Score",
     "Severity",
     "Side",
+    "Sight",
     "State",
     "Step",
     "StepCommand",
     "StepOutcome",
+    "StepPolicy",
     "StepProgress",
     "StepResult",
     "StepState",
     "Storage",
+    "TaskKind",
     "UnsetAdapters",
+    "Verdict",
     "VmInventory",
     "VmMoved",
     "VmReplicationSettings",
     "VmState",
+    "WantedPoint",
     "Workflow",
     "assess",
+    "assess_readiness",
     "canonical_address",
     "canonical_interface",
     "conflicts",
+    "cycle",
     "decide",
+    "dependencies",
     "due_ms",
+    "each_once",
+    "expected_loss_ms",
     "failover_findings",
+    "first_closed",
+    "goes_to",
     "kept_adapters",
+    "limits_from",
     "mask_of_prefix",
+    "park",
     "parse_family",
     "place",
     "prefix_of_mask",
     "refusals",
     "settings_findings",
+    "settings_for",
+    "sights",
     "supported",
+    "tasks_of",
     "tick",
+    "weigh_guards",
+    "workflow_of",
 ]

@@ -12,18 +12,29 @@ from typing import TypeVar
 from failover_orch.domain.chain import ChainHead, seal
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.policies import (
+    DEFAULT_LIMITS,
+    AutomaticRun,
+    Brake,
+    Evidence,
+    Limits,
+    Policy,
+    limits_from,
+)
 from failover_orch.domain.records import (
     Alert,
     AuditEntry,
     HealthChange,
     JournalEntry,
+    MemberReadiness,
+    PlanMembership,
     RoutingUpdate,
     RunSnapshot,
     RunState,
     StepCommand,
 )
 from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan, VmReplicationSettings
-from failover_orch.domain.state import Clusters, PlanRun, Run, VmState
+from failover_orch.domain.state import AutomaticRuns, Clusters, Observers, PlanReadiness, PlanRun, Run, VmState
 
 __all__ = ["Decision", "Draft", "Fact", "Moment", "Output", "State"]
 
@@ -37,8 +48,27 @@ Fact = (
     | ClusterReplicationSettings
     | RecoveryPlan
     | StepResult
+    | Policy
+    | Brake
+    | Evidence
+    | PlanMembership
+    | MemberReadiness
+    | AutomaticRun
 )
-State = VmState | Run | PlanRun | RecoveryPlan | Clusters | ClusterReplicationSettings | ChainHead
+State = (
+    VmState
+    | Run
+    | PlanRun
+    | RecoveryPlan
+    | PlanReadiness
+    | Clusters
+    | ClusterReplicationSettings
+    | Policy
+    | Observers
+    | Brake
+    | AutomaticRuns
+    | ChainHead
+)
 Output = (
     RoutingUpdate
     | JournalEntry
@@ -49,6 +79,10 @@ Output = (
     | Alert
     | FailoverRequested
     | StepResult
+    | PlanMembership
+    | MemberReadiness
+    | AutomaticRun
+    | Brake
 )
 
 _S = TypeVar("_S")
@@ -56,11 +90,16 @@ _S = TypeVar("_S")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When and where a fact is folded. `trace` is the trace context that the fact came with."""
+    """When and where a fact is folded. `trace` is the trace context that the fact came with.
+
+    `opened_at_ms` is when the partition's present owner took it over: what was seen before that is not held against
+    anybody, since nobody watched in between.
+    """
 
     now_ms: int
     partition: int
     trace: str = ""
+    opened_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +135,34 @@ class Draft:
         return self.moment.now_ms
 
     def find(self, key: str, kind: type[_S]) -> _S | None:
-        value = self._kept.get(key) or self._state.get(key)
+        value = self._kept.get(key) or self._noted.get(key) or self._state.get(key)
         return value if isinstance(value, kind) else None
 
     def clusters(self) -> tuple[ClusterInventory, ...]:
         return (self.find("clusters", Clusters) or Clusters()).known
+
+    def vm_ids(self) -> list[str]:
+        """Every VM of this partition: only for what concerns them all, and is rare."""
+        return [key.removeprefix("vm/") for key in self._state if key.startswith("vm/")]
+
+    def policies(self, vm: VmState) -> list[Policy]:
+        """The policies that count for a VM, the widest first: of all, of its active site, of its plans, its own."""
+        scopes = [
+            "all",
+            f"site/{vm.active_site}",
+            *(f"plan/{plan_id}" for plan_id in sorted(vm.plan_ids)),
+            f"vm/{vm.vm_id}",
+        ]
+        return [policy for scope in scopes if (policy := self.find(f"policy/{scope}", Policy)) is not None]
+
+    def limits(self, vm: VmState) -> Limits:
+        """The limits for a VM: its own policy before those of its plans, of the site where it is active, and of all."""
+        policies = self.policies(vm)
+        return limits_from(policies) if policies else DEFAULT_LIMITS
+
+    def plan_limits(self, plan_id: str) -> Limits:
+        """The limits for a plan as a whole, or for a list (no `plan_id`)."""
+        return limits_from((self.find("policy/all", Policy), self.find(f"policy/plan/{plan_id}", Policy)))
 
     def keep(self, key: str, value: State | None) -> None:
         self._kept[key] = value
@@ -124,7 +186,7 @@ class Draft:
         what: str,
         outcome: str,
         *,
-        by: FailoverRequested | VmReplicationSettings | None,
+        by: FailoverRequested | VmReplicationSettings | Policy | None,
         **evidence: str,
     ) -> None:
         head = self._head(f"audit/{self.moment.partition}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from failover_orch.domain.replication import ReplicationHealth, ReplicationMode, ReplicationState
+from failover_orch.domain.terms import LATEST, CommitPolicy, StepPolicy, WantedPoint
 
 __all__ = [
     "FailoverKind",
@@ -81,20 +82,57 @@ class ReplicationReport:
 
 
 class FailoverKind(StrEnum):
+    """What a run does to a VM.
+
+    PLANNED: moved without loss. UNPLANNED: started from a recovery point, the primary being gone. TEST: an isolated
+    copy is started and removed again, while replication goes on. REPROTECT: after an unplanned failover, the old
+    primary becomes the replica. FAILBACK: moved, without loss, back to the site where it is at home.
+    """
+
     PLANNED = "PLANNED"
     UNPLANNED = "UNPLANNED"
+    TEST = "TEST"
+    REPROTECT = "REPROTECT"
+    FAILBACK = "FAILBACK"
+
+    @property
+    def noun(self) -> str:
+        """What such a run is called in a sentence."""
+        return _NOUNS.get(self, f"{self.lower()} failover")
+
+
+_NOUNS = {FailoverKind.REPROTECT: "reprotection", FailoverKind.FAILBACK: "failback"}
 
 
 class RequestAction(StrEnum):
-    """REQUEST starts a failover; CANCEL undoes one that has not passed its point of no return."""
+    """What is wanted of a run.
+
+    REQUEST starts it. APPROVE, REJECT: the word of a person whose agreement it needs. CANCEL undoes it, before its
+    point of no return. COMMIT, ROLL_BACK, TRY_ANOTHER: the failover that waits for commitment is kept, taken back, or
+    taken back and made again from another recovery point. To a run that is parked: RESUME tries its step again, SKIP
+    goes on without it, CONFIRM attests that it has been done, FORWARD turns a run that is being undone round again,
+    ABANDON ends it where it stands. RESUME also takes up a plan that ended with failures. ACKNOWLEDGE: a person has
+    looked into the VM's last automatic failover, and another one may follow.
+    """
 
     REQUEST = "REQUEST"
     CANCEL = "CANCEL"
+    APPROVE = "APPROVE"
+    REJECT = "REJECT"
+    COMMIT = "COMMIT"
+    ROLL_BACK = "ROLL_BACK"
+    TRY_ANOTHER = "TRY_ANOTHER"
+    RESUME = "RESUME"
+    SKIP = "SKIP"
+    CONFIRM = "CONFIRM"
+    FORWARD = "FORWARD"
+    ABANDON = "ABANDON"
+    ACKNOWLEDGE = "ACKNOWLEDGE"
 
 
 @dataclass(frozen=True, slots=True)
 class FailoverRequested:
-    """Somebody wants a failover, or wants one undone.
+    """Somebody wants a failover, or something of one that is under way.
 
     Exactly one target: `vm_id` (key: the VM), `plan_id` (key: the plan) or `vm_ids`, an ad-hoc list failed over side by
     side (key: `run_id`). A run has the id that its request gives it, so a repeated request is the same run.
@@ -116,15 +154,56 @@ class FailoverRequested:
     """The run of the list or plan that this is part of. Empty for one that stands alone."""
     parent_key: str = ""
     """Key under which the parent run wants to hear of the end of this one."""
+    point: WantedPoint = LATEST
+    """From which recovery point: of an unplanned failover, a test, and of TRY_ANOTHER."""
+    commit: CommitPolicy = CommitPolicy.AT_ONCE
+    window_ms: int = 0
+    """How long AUTO_COMMIT and AUTO_ROLL_BACK wait; for a test, how long its copy is kept."""
+    accept_data_loss: bool = False
+    """The actor accepts that more is lost than the limits allow, or that nobody knows how much: a second person has to
+    agree."""
+    automatic: bool = False
+    """The broker asks of its own accord."""
+    needs_approval: bool = False
+    """The broker only proposes: at least one person has to agree."""
+    step: str = ""
+    """Of a plan's run: the task that CONFIRM, SKIP, RESUME and ABANDON are about; empty: the only one that waits."""
+    step_policies: tuple[StepPolicy, ...] = ()
+    max_in_flight: int = 0
+    """Of a list: how many of its VMs may be under way at once. 0: all."""
+    per_node: int = 0
+    """How many steps of this plan or list may run on one node at once. 0: as many as its site agent allows."""
+    per_site: int = 0
+
+    @property
+    def asker(self) -> str:
+        """Whom the run comes back to with its questions."""
+        return "an operator" if self.automatic else self.actor
+
+    @property
+    def word(self) -> str:
+        """What tells this from other words to the same run: one that is delivered again is the same word."""
+        return f"{self.action}|{self.actor}|{self.requested_at_ms}|{self.step}"
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it makes an isolated copy alone, so that it may run beside the VM's real failover."""
+        return self.kind is FailoverKind.TEST
 
 
 class StepOutcome(StrEnum):
-    """DONE: it is so now. FAILED: not this time. REFUSED: never. STALE: the command's epoch is over."""
+    """DONE: it is so now. FAILED: not this time. REFUSED: never. STALE: the command's epoch is over.
+
+    For what cannot be asked about afterwards (scripts, HTTP calls): BEGUN is told before it begins, and UNCERTAIN where
+    it was begun and nobody knows how it ended; then it is not done again, a person has to say.
+    """
 
     DONE = "DONE"
     FAILED = "FAILED"
     REFUSED = "REFUSED"
     STALE = "STALE"
+    BEGUN = "BEGUN"
+    UNCERTAIN = "UNCERTAIN"
 
 
 @dataclass(frozen=True, slots=True)

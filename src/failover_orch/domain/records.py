@@ -11,7 +11,8 @@ from enum import StrEnum
 
 from failover_orch.domain.facts import FailoverKind
 from failover_orch.domain.replication import ReplicationHealth
-from failover_orch.domain.settings import AdapterAddresses
+from failover_orch.domain.settings import AdapterAddresses, Gate, PlanAction
+from failover_orch.domain.terms import LATEST, WantedPoint
 
 __all__ = [
     "Action",
@@ -21,6 +22,9 @@ __all__ = [
     "HealthChange",
     "JournalEntry",
     "Location",
+    "MemberReadiness",
+    "PlanMembership",
+    "Readiness",
     "Role",
     "RouteCause",
     "RoutingUpdate",
@@ -88,8 +92,12 @@ class RoutingUpdate:
 
 
 class Action(StrEnum):
-    """What a site agent can be told to do to a VM. Each is safe to ask for twice."""
+    """What a site agent can be told to do to a VM. Each is safe to ask for twice, but RUN_SCRIPT and CALL_HTTP.
 
+    Those two are a plan's own actions, and CHECK_GATE its readiness gates.
+    """
+
+    INSPECT = "INSPECT"
     STAGE_ADDRESSES = "STAGE_ADDRESSES"
     SHUT_DOWN = "SHUT_DOWN"
     PREPARE = "PREPARE"
@@ -102,6 +110,16 @@ class Action(StrEnum):
     START = "START"
     VERIFY_ADDRESSES = "VERIFY_ADDRESSES"
     COMPLETE = "COMPLETE"
+    MAKE_REPLICA = "MAKE_REPLICA"
+    RESYNCHRONIZE = "RESYNCHRONIZE"
+    AWAIT_REPLICATION = "AWAIT_REPLICATION"
+    CREATE_TEST = "CREATE_TEST"
+    START_TEST = "START_TEST"
+    VERIFY_TEST = "VERIFY_TEST"
+    DELETE_TEST = "DELETE_TEST"
+    RUN_SCRIPT = "RUN_SCRIPT"
+    CALL_HTTP = "CALL_HTTP"
+    CHECK_GATE = "CHECK_GATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +139,29 @@ class StepCommand:
     peer_site: str = ""
     peer_node: str = ""
     addresses: tuple[AdapterAddresses, ...] = ()
-    """For STAGE_ADDRESSES and VERIFY_ADDRESSES: what each adapter is to have; one not named keeps what it has."""
+    """For STAGE_ADDRESSES, VERIFY_ADDRESSES, CREATE_TEST and VERIFY_TEST: what each adapter is to have; one not named
+    keeps what it has."""
     attested: bool = False
-    """For CHECK_PRIMARY: a person attests that the primary is off."""
+    """For CHECK_PRIMARY: a person, or evidence from a third place, attests that the primary is off."""
+    point: WantedPoint = LATEST
+    """For FAIL_OVER and CREATE_TEST."""
+    test_network: str = ""
+    """For CREATE_TEST: the isolated network that the copy is connected to."""
+    plan_action: PlanAction | None = None
+    """For RUN_SCRIPT and CALL_HTTP."""
+    gate: Gate | None = None
+    """For CHECK_GATE."""
+    test_copy: bool = False
+    """For CHECK_GATE: the gate is asked of the VM's test copy."""
+    context: str = ""
+    """For RUN_SCRIPT, CALL_HTTP and CHECK_GATE: the run's context as JSON."""
+    key: str = ""
+    """Key of the record, and of its result: empty for `vm_id`, else the plan run's."""
+    per_node: int = 0
+    """How many steps of the plan or list that this is part of may run on one node at once. 0: no limit of its own."""
+    per_site: int = 0
+    plan_run_id: str = ""
+    """The run of the plan or list whose limits `per_node` and `per_site` are."""
 
 
 class StepState(StrEnum):
@@ -134,6 +172,7 @@ class StepState(StrEnum):
     DONE = "DONE"
     FAILED = "FAILED"
     UNDONE = "UNDONE"
+    SKIPPED = "SKIPPED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +188,17 @@ class StepProgress:
 
 
 class RunState(StrEnum):
+    """Where a run stands.
+
+    AWAITING_APPROVAL: people have to agree first. AWAITING_COMMIT: failed over (or the test copy runs), and somebody
+    has to say whether it stays. PARKED: only a person can say how it goes on, the choices are listed.
+    """
+
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
     RUNNING = "RUNNING"
+    AWAITING_COMMIT = "AWAITING_COMMIT"
     UNDOING = "UNDOING"
+    PARKED = "PARKED"
     SUCCEEDED = "SUCCEEDED"
     COMPLETED_WITH_ERRORS = "COMPLETED_WITH_ERRORS"
     FAILED = "FAILED"
@@ -159,7 +207,18 @@ class RunState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return self not in (RunState.RUNNING, RunState.UNDOING)
+        return self in _ENDED
+
+
+_ENDED = frozenset(
+    {
+        RunState.SUCCEEDED,
+        RunState.COMPLETED_WITH_ERRORS,
+        RunState.FAILED,
+        RunState.CANCELLED,
+        RunState.REFUSED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +243,20 @@ class RunSnapshot:
     """Achieved recovery point: age of what was lost at the failover. 0 for a planned failover, -1 while unknown."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """What each adapter was found to have on the replica node, by adapter."""
+    recovery_time_ms: int = -1
+    """Achieved recovery time: from the request to the running VM, of a plan to its last VM. -1 while unknown."""
+    from_site: str = ""
+    to_site: str = ""
+    waits_for: str = ""
+    """Who has to do what before it goes on, as a sentence; empty where nobody has to."""
+    choices: tuple[str, ...] = ()
+    """What a person can say to it now: names of RequestAction."""
+    approved_by: tuple[str, ...] = ()
+    recovery_point: str = ""
+    """The recovery point failed over to, by its id."""
+    groups: tuple[str, ...] = ()
+    """Of a plan's run: the group of each step, in the order of `steps`."""
+    automatic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +299,54 @@ class AuditEntry:
     hash: str = ""
 
 
+class Readiness(StrEnum):
+    """Whether a failover would work now. AT_RISK: it would, but not as well as it should."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    AT_RISK = "AT_RISK"
+    NOT_READY = "NOT_READY"
+
+
 @dataclass(frozen=True, slots=True)
 class HealthChange:
-    """A VM's replication health is another one now. `reasons` are sentences, each with its rule's number in front."""
+    """A VM's replication health, or its readiness, is another one now; or a plan's readiness (`plan_id`, no `vm_id`).
+
+    `reasons` (of the health) and `defects` (of the readiness) are sentences, each with its rule's number in front.
+    """
 
     vm_id: str
     health: ReplicationHealth
     previous: ReplicationHealth
     reasons: tuple[str, ...]
     changed_at_ms: int
+    readiness: Readiness = Readiness.UNKNOWN
+    previous_readiness: Readiness = Readiness.UNKNOWN
+    defects: tuple[str, ...] = ()
+    rpo_breach_at_ms: int = 0
+    """When, as things go, the replica will lag further behind than its limit. 0: no breach in sight."""
+    plan_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMembership:
+    """A plan's partition tells a VM's: the VM is part of the plan, or no longer is."""
+
+    vm_id: str
+    plan_id: str
+    member: bool
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReadiness:
+    """A VM's partition tells a plan's how ready the VM is."""
+
+    plan_id: str
+    vm_id: str
+    readiness: Readiness
+    defects: tuple[str, ...]
+    at_ms: int
 
 
 class Severity(StrEnum):

@@ -3,7 +3,8 @@
 A step runs at the primary's or the replica's site. Where it fails for good, `on_failure` says what becomes of the run:
 
 - UNDO: the steps done so far are undone, last first, and the run ends FAILED with the VM where it was;
-- HALT: the run ends FAILED where it stands;
+- HALT: the run ends FAILED where it stands; only for steps before which nothing was changed;
+- PARK: the run waits for a person, with the choices listed;
 - CONTINUE: the failure is kept, the run goes on and can at best be COMPLETED_WITH_ERRORS.
 
 A run can be cancelled, and is then undone, until its point of no return is issued. The addresses are staged first: what
@@ -12,7 +13,7 @@ the hypervisor refuses is then known while the primary still runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from failover_orch.domain.facts import FailoverKind
@@ -22,7 +23,10 @@ __all__ = ["WORKFLOWS", "Effect", "OnFailure", "Side", "Step", "Workflow"]
 
 
 class Side(StrEnum):
-    """At which end of the replication a step runs, as it stood when the run began."""
+    """At which end of the replication a step runs, as it stood when the run began.
+
+    In a reprotection PRIMARY is where the VM runs now, and REPLICA the site that lost it.
+    """
 
     PRIMARY = "PRIMARY"
     REPLICA = "REPLICA"
@@ -31,6 +35,7 @@ class Side(StrEnum):
 class OnFailure(StrEnum):
     UNDO = "UNDO"
     HALT = "HALT"
+    PARK = "PARK"
     CONTINUE = "CONTINUE"
 
 
@@ -46,11 +51,15 @@ class Effect(StrEnum):
 class Step:
     """One step: what is done where, how long an attempt may take, how often it is tried, and what undoes it.
 
-    Times in milliseconds. `backoff_ms` doubles with each attempt, up to 30 s.
+    Where there is nothing to take back, `undo` may be INSPECT: under the new epoch of a run that has turned round it
+    makes sure that the step, if it is still on its way, is done no more.
+
+    Times in milliseconds. `backoff_ms` doubles with each attempt, up to 30 s. A step without an action is a window: the
+    run waits there for a decision, as its commit policy says.
     """
 
     number: str
-    action: Action
+    action: Action | None
     side: Side
     purpose: str
     on_failure: OnFailure
@@ -60,7 +69,9 @@ class Step:
     undo: Action | None = None
     effect: Effect = Effect.NONE
     only_if_clean: bool = False
-    """Skipped where an earlier step has failed: the step could not be taken back."""
+    """Skipped where an earlier step has failed, unless a person decides: the step could not be taken back."""
+    takes_point: bool = False
+    """It is made from a recovery point: to try another one, the run goes back to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +86,33 @@ class Workflow:
         """Where the step of that number stands."""
         return next(index for index, step in enumerate(self.steps) if step.number == number)
 
+    @property
+    def takes_point(self) -> int:
+        """Where the step stands that is made from a recovery point; -1 where none is."""
+        return next((index for index, step in enumerate(self.steps) if step.takes_point), -1)
+
 
 _GUEST_SHUTDOWN_MS = 300_000
+_COPY_MS = 1_800_000
 
 PLANNED = Workflow(
     FailoverKind.PLANNED,
     (
         Step(
+            "P0",
+            Action.INSPECT,
+            Side.PRIMARY,
+            "see that the primary's site answers, and whether the VM runs there",
+            OnFailure.HALT,
+            timeout_ms=15_000,
+        ),
+        Step(
             "P1",
             Action.STAGE_ADDRESSES,
             Side.REPLICA,
             "write the failover TCP/IP settings into the replica's configuration",
-            OnFailure.UNDO,
+            OnFailure.HALT,
+            undo=Action.INSPECT,
         ),
         Step(
             "P2",
@@ -130,7 +156,7 @@ PLANNED = Workflow(
             "connect the network adapters",
             OnFailure.CONTINUE,
         ),
-        Step("P7", Action.START, Side.REPLICA, "start the VM", OnFailure.HALT, attempts=5),
+        Step("P7", Action.START, Side.REPLICA, "start the VM", OnFailure.PARK, attempts=5),
         Step(
             "P8",
             Action.VERIFY_ADDRESSES,
@@ -150,7 +176,7 @@ UNPLANNED = Workflow(
             "U1",
             Action.CHECK_PRIMARY,
             Side.REPLICA,
-            "make sure that the primary does not run",
+            "the fence: make sure that the primary does not run",
             OnFailure.HALT,
             timeout_ms=15_000,
         ),
@@ -160,18 +186,20 @@ UNPLANNED = Workflow(
             Side.REPLICA,
             "write the failover TCP/IP settings into the replica's configuration",
             OnFailure.HALT,
+            undo=Action.INSPECT,
         ),
         Step(
             "U3",
             Action.FAIL_OVER,
             Side.REPLICA,
-            "make the replica the VM, from its latest recovery point",
+            "make the replica the VM, from the recovery point asked for",
             OnFailure.UNDO,
             undo=Action.CANCEL_FAILOVER,
             effect=Effect.FAILED_OVER,
+            takes_point=True,
         ),
         Step("U4", Action.CONNECT_ADAPTERS, Side.REPLICA, "connect the network adapters", OnFailure.CONTINUE),
-        Step("U5", Action.START, Side.REPLICA, "start the VM", OnFailure.HALT, attempts=5),
+        Step("U5", Action.START, Side.REPLICA, "start the VM", OnFailure.PARK, attempts=5),
         Step(
             "U6",
             Action.VERIFY_ADDRESSES,
@@ -182,6 +210,13 @@ UNPLANNED = Workflow(
         ),
         Step(
             "U7",
+            None,
+            Side.REPLICA,
+            "wait for the word that this recovery point is the right one",
+            OnFailure.CONTINUE,
+        ),
+        Step(
+            "U8",
             Action.COMPLETE,
             Side.REPLICA,
             "give up the other recovery points",
@@ -189,7 +224,95 @@ UNPLANNED = Workflow(
             only_if_clean=True,
         ),
     ),
-    point_of_no_return="U7",
+    point_of_no_return="U8",
 )
 
-WORKFLOWS = {workflow.kind: workflow for workflow in (PLANNED, UNPLANNED)}
+TEST = Workflow(
+    FailoverKind.TEST,
+    (
+        Step(
+            "T1",
+            Action.CREATE_TEST,
+            Side.REPLICA,
+            "make an isolated copy from the recovery point asked for, with the test addresses staged",
+            OnFailure.UNDO,
+            undo=Action.DELETE_TEST,
+            takes_point=True,
+        ),
+        Step("T2", Action.START_TEST, Side.REPLICA, "start the copy", OnFailure.UNDO, attempts=5),
+        Step(
+            "T3",
+            Action.VERIFY_TEST,
+            Side.REPLICA,
+            "see that the copy's guest has the addresses it was given",
+            OnFailure.CONTINUE,
+            attempts=5,
+        ),
+        Step("T4", None, Side.REPLICA, "keep the copy until somebody has looked at it", OnFailure.CONTINUE),
+        Step("T5", Action.DELETE_TEST, Side.REPLICA, "remove the copy", OnFailure.PARK, attempts=5),
+    ),
+    point_of_no_return="T5",
+)
+
+REPROTECT = Workflow(
+    FailoverKind.REPROTECT,
+    (
+        Step(
+            "B1",
+            Action.INSPECT,
+            Side.REPLICA,
+            "see that the site which lost the VM answers again",
+            OnFailure.HALT,
+            timeout_ms=15_000,
+        ),
+        Step(
+            "B2",
+            Action.COMPLETE,
+            Side.PRIMARY,
+            "commit the failover, where that has not been done",
+            OnFailure.HALT,
+            undo=Action.INSPECT,
+        ),
+        Step(
+            "B3",
+            Action.SHUT_DOWN,
+            Side.REPLICA,
+            "make sure that the old copy is off: its disks are about to be overwritten",
+            OnFailure.HALT,
+            timeout_ms=_GUEST_SHUTDOWN_MS,
+            undo=Action.INSPECT,
+        ),
+        Step(
+            "B4",
+            Action.MAKE_REPLICA,
+            Side.REPLICA,
+            "make the old primary a replica",
+            OnFailure.HALT,
+            undo=Action.INSPECT,
+        ),
+        Step(
+            "B5",
+            Action.REVERSE,
+            Side.PRIMARY,
+            "replicate the other way",
+            OnFailure.PARK,
+            effect=Effect.REVERSED,
+        ),
+        Step("B6", Action.RESYNCHRONIZE, Side.PRIMARY, "copy what has changed since the failover", OnFailure.PARK),
+        Step(
+            "B7",
+            Action.AWAIT_REPLICATION,
+            Side.PRIMARY,
+            "see that the VM replicates",
+            OnFailure.CONTINUE,
+            timeout_ms=_COPY_MS,
+            attempts=100,
+            backoff_ms=5_000,
+        ),
+    ),
+    point_of_no_return="B5",
+)
+
+FAILBACK = replace(PLANNED, kind=FailoverKind.FAILBACK)
+
+WORKFLOWS = {workflow.kind: workflow for workflow in (PLANNED, UNPLANNED, TEST, REPROTECT, FAILBACK)}

@@ -3,19 +3,37 @@
 One `Hypervisor` speaks for all nodes of a site. Its central call is `perform`: one step command in, what was found
 afterwards out. What each action promises once it returns:
 
+    INSPECT           nothing was changed; what is found is the answer
     STAGE_ADDRESSES   the replica's configuration holds exactly these failover addresses; a legacy or unknown adapter
                       is refused before anything is changed; an adapter not named comes up as it is configured
     SHUT_DOWN         the guest has been shut down and the VM is off
     PREPARE           the last log is at the replica and the primary is locked from powering up (planned failover)
     CANCEL_PREPARE    the primary replicates again and may be started
     CHECK_PRIMARY     the primary was seen to be off, or nobody can reach it and a person attests that it is off
-    FAIL_OVER         the replica stands at its newest recovery point and may be started
-    CANCEL_FAILOVER   the replica is off and receives again; whatever ran from the recovery point is gone
-    REVERSE           the failed-over end is the primary, and the end that was the primary is its replica
+    FAIL_OVER         the replica stands at the recovery point asked for and may be started; refused, with the points
+                      there are, where none fits, and where it stands at another one (that is to be cancelled first)
+    CANCEL_FAILOVER   the replica is off and receives again; whatever ran from the recovery point is gone, and the
+                      recovery points are all there
+    REVERSE           the failed-over end is the primary, and the end that was the primary is its replica; after a
+                      committed failover only once that end was made a replica, and nothing is sent yet
     CONNECT_ADAPTERS  every adapter of the VM is connected (a replica's adapters start disconnected)
     START             the VM runs; addresses staged before its failover are applied by its guest as it boots
     VERIFY_ADDRESSES  the guest itself reports the addresses asked for, adapter by adapter
     COMPLETE          the failover is committed; its other recovery points are gone
+    MAKE_REPLICA      the old primary, off and overtaken by a committed failover, is a replica that waits for its copy
+    RESYNCHRONIZE     the primary copies to its replica what that lacks; it takes its time, and replication goes on then
+    AWAIT_REPLICATION this end is Replicating; until then it fails
+    CREATE_TEST       an isolated copy of the replica, `<name> - Test`, stands at the recovery point asked for, on the
+                      replica's node, with these addresses staged and connected to `test_network` alone (to none where
+                      that is empty); one for each VM, whatever becomes of the VM meanwhile
+    START_TEST        the test copy runs; its guest applies the staged addresses as it boots
+    VERIFY_TEST       the copy's guest itself reports the addresses asked for, adapter by adapter
+    DELETE_TEST       there is no test copy
+    CHECK_GATE        the gate holds: the VM runs, its integration services answer, or its guest listens at a TCP port;
+                      until then it fails
+
+RUN_SCRIPT, CALL_HTTP and gates that are scripts are the agents' own: hypervisors refuse them. Which action is legal in
+which replication state is a table, `domain.transitions`; a refusal names the state, the rules and what is needed.
 """
 
 from __future__ import annotations
@@ -104,7 +122,9 @@ class Hypervisor(Protocol):
         """Make it so that `command.action` is done, and tell what is found afterwards, as `observe` does.
 
         Asks before it acts: what is so already is done, and nothing happens a second time. A command that took
-        effect before (the same run, step and attempt) takes none again, even if things have changed since. Acts on
+        effect before (the same run, step and attempt) takes none again, even if things have changed since. After
+        CHECK_PRIMARY `fence` says in a sentence what proves that the primary does not run; after CREATE_TEST,
+        START_TEST and VERIFY_TEST recovery point, adapters and addresses are those of the test copy. Acts on
         the VM on whichever node of the site it is now, which may be another than `command.node`. Keeps the highest
         epoch it was given in its own record of the VM, also when the action itself then fails.
 
@@ -118,9 +138,12 @@ class Hypervisor(Protocol):
     async def observe(self, vm_id: str) -> Mapping[str, str]:
         """What is so at this site now: `node`, `power`, `mode`, `state`, `epoch`, `pending_bytes`, ...
 
-        `recovery_point_at_ms` (0: none), and for each adapter `connected/<adapter>` (yes or no) and, as far as the
-        running guest reports them, comma separated, `addresses/<adapter>`, `gateways/<adapter>`, `dns/<adapter>`.
-        Empty for a VM that this site does not have, or cannot ask about now.
+        `recovery_point` and `recovery_point_at_ms` tell the recovery point by its id and time (empty and 0: none): the
+        one failed over to, or else the newest. Where there is a test copy: `test_network`, `test/power`, `test/node`,
+        `test/mode`, `test/run`, `test/recovery_point`, `test/recovery_point_at_ms`. And for each adapter
+        `connected/<adapter>` (yes or no) and, as far as the running guest reports them, comma separated,
+        `addresses/<adapter>`, `gateways/<adapter>`, `dns/<adapter>`. Empty for a VM that this site does not have, or
+        cannot ask about now.
         """
 
     async def clusters(self) -> tuple[ClusterInventory, ...]:

@@ -21,7 +21,25 @@ from starlette.exceptions import HTTPException
 from failover_orch import telemetry
 from failover_orch.domain import RunState
 from failover_orch.errors import LookupFailed
+from failover_orch.service.policy_views import (
+    BrakeView,
+    LimitsView,
+    PolicyList,
+    brake_view,
+    limits_of_plan,
+    limits_of_site,
+    limits_of_vm,
+    policy_list,
+)
 from failover_orch.service.read_model import ReadModel
+from failover_orch.service.readiness_views import (
+    PlanList,
+    PlanView,
+    ReadinessList,
+    plan_list,
+    plan_view,
+    readiness_list,
+)
 from failover_orch.service.views import (
     PlacementView,
     RunList,
@@ -63,13 +81,15 @@ def create_app(source: Source) -> FastAPI:
     """The service over a source of read models."""
     app = FastAPI(
         title="failover-orch",
-        summary="Where each VM and its replica live, and what failovers have done.",
+        summary="Where each VM and its replica live, how ready they are, and what failovers do and have done.",
         openapi_url="/v1/openapi.json",
         docs_url=None,  # both would load their scripts from other people's servers
         redoc_url=None,
     )
     _handle_errors(app)
     _answer_vms(app, source)
+    _answer_plans(app, source)
+    _answer_policies(app, source)
     _answer_runs(app, source)
     _answer_probes(app, source)
     return app
@@ -106,15 +126,70 @@ def _answer_vms(app: FastAPI, source: Source) -> None:
         return _answer(model, placement_view(model, model.vm(vm)))
 
 
+def _answer_plans(app: FastAPI, source: Source) -> None:
+    @app.get("/v1/plans", response_model=PlanList)
+    async def plans() -> Response:
+        """Recovery plans by name."""
+        model = _current(source)
+        return _answer(model, plan_list(model))
+
+    @app.get("/v1/plans/{plan}", response_model=PlanView)
+    async def one_plan(plan: str) -> Response:
+        """A recovery plan by id or name: its groups, how ready it and its VMs are, and its run in flight."""
+        model = _current(source)
+        return _answer(model, plan_view(model, model.plan(plan)))
+
+    @app.get("/v1/readiness", response_model=ReadinessList)
+    async def readiness(everything: bool = False) -> Response:
+        """Plans and VMs that are not READY, or `everything`, the worst first, each defect with what to do about it."""
+        model = _current(source)
+        return _answer(model, readiness_list(model, everything=everything))
+
+
+def _answer_policies(app: FastAPI, source: Source) -> None:
+    @app.get("/v1/policies", response_model=PolicyList)
+    async def policies() -> Response:
+        """Policies as they were set, the widest first."""
+        model = _current(source)
+        return _answer(model, policy_list(model))
+
+    @app.get("/v1/vms/{vm}/limits", response_model=LimitsView)
+    async def of_vm(vm: str) -> Response:
+        """The limits that come out for a VM, each with the policy that it is from."""
+        model = _current(source)
+        return _answer(model, limits_of_vm(model, model.vm(vm)))
+
+    @app.get("/v1/plans/{plan}/limits", response_model=LimitsView)
+    async def of_plan(plan: str) -> Response:
+        """The limits that come out for the runs of a plan as a whole."""
+        model = _current(source)
+        return _answer(model, limits_of_plan(model, model.plan(plan)))
+
+    @app.get("/v1/sites/{site}/limits", response_model=LimitsView)
+    async def of_site(site: str) -> Response:
+        """The limits that come out for the VMs that run at a site, before those of their plans and their own."""
+        model = _current(source)
+        return _answer(model, limits_of_site(model, model.site(site)))
+
+    @app.get("/v1/brake", response_model=BrakeView)
+    async def brake() -> Response:
+        """The brake over everything automatic."""
+        model = _current(source)
+        return _answer(model, brake_view(model))
+
+
 def _answer_runs(app: FastAPI, source: Source) -> None:
     @app.get("/v1/runs", response_model=RunList)
     async def runs(
-        vm: str = "", state: RunState | None = None, limit: Annotated[int, Query(ge=1, le=_RUNS_AT_MOST)] = 100
+        vm: str = "",
+        state: RunState | None = None,
+        waiting: bool = False,
+        limit: Annotated[int, Query(ge=1, le=_RUNS_AT_MOST)] = 100,
     ) -> Response:
-        """Runs, the newest first."""
+        """Runs, the newest first; `waiting`: only those that wait for a person (`waits_for`)."""
         model = _current(source)
         vm_id = model.vm(vm).vm_id if vm else ""
-        found = model.runs(vm_id=vm_id, state=state.value if state is not None else "")
+        found = model.runs(vm_id=vm_id, state=state.value if state is not None else "", waiting=waiting)
         return _answer(model, run_list(model, found[:limit]))
 
     @app.get("/v1/runs/{run_id:path}", response_model=RunView)  # the run of a plan's VM has a slash in its id

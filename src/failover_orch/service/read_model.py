@@ -1,4 +1,4 @@
-"""What the output topics say now: routes, runs, health, inventory and settings, folded record by record.
+"""What the topics say now: routes, runs, health and readiness, inventory, settings, plans and policies, by record.
 
 A read model only ever repeats what the workers decided. It knows how fresh it is, and whoever answers from it has to
 say so: until it has caught up with where the topics ended when it began, it may not be asked at all.
@@ -7,22 +7,28 @@ say so: until it has caught up with where the topics ended when it began, it may
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from failover_orch import telemetry
-from failover_orch.contract import Codec
+from failover_orch.contract import Codec, key_of
 from failover_orch.domain import (
+    Brake,
     ClusterInventory,
+    FailoverKind,
     HealthChange,
     Location,
     Placed,
     Placement,
+    Policy,
+    PolicyScope,
+    Readiness,
     RecoveryPlan,
     Role,
     RoutingUpdate,
     RunSnapshot,
+    RunState,
     VmInventory,
     VmReplicationSettings,
     place,
@@ -38,6 +44,7 @@ READ_TOPICS = (
     "inventory",
     "replication-settings",
     "recovery-plans",
+    "policies",
     "routing-updates",
     "failover-runs",
     "health-changes",
@@ -58,6 +65,10 @@ class Vm:
     health: HealthChange | None
     run: RunSnapshot | None
     """The run in flight."""
+    test_run: RunSnapshot | None = None
+    """The test failover in flight, beside any other run."""
+    plan_ids: tuple[str, ...] = ()
+    """The recovery plans that name it."""
 
     @property
     def name(self) -> str:
@@ -81,6 +92,19 @@ class Vm:
     @property
     def epoch(self) -> int:
         return self.route.epoch if self.route is not None else 0
+
+    @property
+    def active_site(self) -> str:
+        """The site where it runs; empty while nobody knows."""
+        return next((location.site for location in self.locations if location.role is Role.PRIMARY), "")
+
+    @property
+    def readiness(self) -> Readiness:
+        return self.health.readiness if self.health is not None else Readiness.UNKNOWN
+
+    @property
+    def defects(self) -> tuple[str, ...]:
+        return self.health.defects if self.health is not None else ()
 
     def replica(self) -> Location | None:
         """Where its replica lives."""
@@ -132,10 +156,17 @@ class ReadModel:
         )
         self._runs = _Latest[RunSnapshot]("failover-runs", lambda run: run.run_id)
         self._health = _Latest[HealthChange]("health-changes", lambda change: change.vm_id)
+        self._plan_health = _Latest[HealthChange]("health-changes", lambda change: change.plan_id)
         self._inventory = _Latest[VmInventory]("inventory", lambda vm: vm.vm_id)
         self._settings = _Latest[VmReplicationSettings]("replication-settings", lambda settings: settings.vm_id)
         self._plans = _Latest[RecoveryPlan]("recovery-plans", lambda plan: plan.plan_id)
-        # A cluster's records are in every partition, and partitions are not read in step with each other.
+        # These records are in every partition, and partitions are not read in step with each other.
+        self._policies = _Latest[Policy](
+            "policies", lambda policy: key_of(policy).decode(), lambda new, known: new.set_at_ms >= known.set_at_ms
+        )
+        self._brakes = _Latest[Brake](
+            "policies", lambda brake: key_of(brake).decode(), lambda new, known: new.at_ms >= known.at_ms
+        )
         self._clusters = _Latest[ClusterInventory](
             "inventory", lambda cluster: cluster.cluster, lambda new, known: new.reported_at_ms >= known.reported_at_ms
         )
@@ -147,8 +178,13 @@ class ReadModel:
             VmReplicationSettings: self._settings,
             RecoveryPlan: self._plans,
             ClusterInventory: self._clusters,
+            Policy: self._policies,
+            Brake: self._brakes,
         }
-        self._in_flight: dict[str, str] = {}
+        # A VM's runs are in as many partitions, so the end of one may be read after the beginning of the next.
+        self._in_flight: dict[str, set[str]] = {}
+        self._plans_by_vm: dict[str, list[str]] | None = None
+        """Made when it is asked for; None once a plan has changed."""
 
     def take(self, records: Iterable[Received], codec: Codec) -> None:
         """Fold records as they were read. One that cannot be decoded is counted, logged and left out."""
@@ -168,21 +204,29 @@ class ReadModel:
 
     def apply(self, value: object) -> None:
         """Fold one value. The same values once more, in the same order, change nothing."""
+        if isinstance(value, HealthChange) and not value.vm_id:
+            self._plan_health.take(value)
+            return
         table = self._tables.get(type(value))
         if table is None:
             return
         table.take(value)
-        if isinstance(value, RunSnapshot) and value.vm_id:
-            if not value.state.ended:
-                self._in_flight[value.vm_id] = value.run_id
-            elif self._in_flight.get(value.vm_id) == value.run_id:
-                del self._in_flight[value.vm_id]
+        if isinstance(value, RecoveryPlan):
+            self._plans_by_vm = None
+        elif isinstance(value, RunSnapshot) and value.vm_id:
+            runs = self._in_flight.setdefault(value.vm_id, set())
+            # One that waits for approval has not begun: another run may still begin before it.
+            if value.state.ended or value.state is RunState.AWAITING_APPROVAL:
+                runs.discard(value.run_id)
+            else:
+                runs.add(value.run_id)
 
     def forget(self, topic: str, key: str) -> None:
         """Drop what a compacted topic says is gone."""
-        for table in self._tables.values():
+        for table in (*self._tables.values(), self._plan_health):
             if table.topic == topic:
                 table.rows.pop(key, None)
+        self._plans_by_vm = None
 
     def vm(self, name: str) -> Vm:
         """A VM by its id, or by its name where only one has it; upper and lower case are the same in a name.
@@ -200,6 +244,10 @@ class ReadModel:
         if called:
             raise LookupFailed(f"{len(called)} VMs are called {name!r}: say which by its id: {', '.join(called)}")
         raise LookupFailed(_unknown("VM", name, {*self._vm_ids(), *map(self._name, self._vm_ids())}))
+
+    def member(self, vm_id: str) -> Vm:
+        """A VM by its id alone, known or not: a plan may name one that nobody has reported."""
+        return self._vm(vm_id)
 
     def vms(self, *, site: str = "", node: str = "", application: str = "") -> tuple[Vm, ...]:
         """VMs by name: those that are at a site or on a node, as primary or replica, and belong to an application."""
@@ -227,16 +275,33 @@ class ReadModel:
             raise LookupFailed(f"{len(begun)} runs begin with {run_id!r}: {', '.join(sorted(begun))}")
         raise LookupFailed(_unknown("run", run_id, self._runs.rows))
 
-    def runs(self, *, vm_id: str = "", state: str = "", parent_run_id: str | None = None) -> tuple[RunSnapshot, ...]:
-        """Runs, the newest first. An empty `parent_run_id` asks for those that stand alone."""
+    def runs(
+        self,
+        *,
+        vm_id: str = "",
+        plan_id: str = "",
+        state: str = "",
+        parent_run_id: str | None = None,
+        waiting: bool = False,
+    ) -> tuple[RunSnapshot, ...]:
+        """Runs, the newest first. An empty `parent_run_id` asks for those that stand alone, `waiting` for people."""
         found = [
             run
             for run in self._runs.rows.values()
             if (not vm_id or run.vm_id == vm_id)
+            and (not plan_id or run.plan_id == plan_id)
             and (not state or run.state == state)
             and (parent_run_id is None or run.parent_run_id == parent_run_id)
+            and (not waiting or self._waits_for_people(run))
         ]
         return tuple(sorted(found, key=lambda run: (-run.started_at_ms, run.run_id)))
+
+    def _waits_for_people(self, run: RunSnapshot) -> bool:
+        """Whether somebody has to say something to this very run: commitment of a plan's VMs is asked for once."""
+        if not run.waits_for or run.state.ended:
+            return False
+        parent = self._runs.rows.get(run.parent_run_id)
+        return run.state is not RunState.AWAITING_COMMIT or parent is None or parent.state.ended
 
     def plan(self, name: str) -> RecoveryPlan:
         """A recovery plan by its id, or by its name where only one has it.
@@ -255,6 +320,37 @@ class ReadModel:
             ids = ", ".join(plan.plan_id for plan in called)
             raise LookupFailed(f"{len(called)} recovery plans are called {name!r}: say which by its id: {ids}")
         raise LookupFailed(_unknown("recovery plan", name, plans))
+
+    def plans(self) -> tuple[RecoveryPlan, ...]:
+        """Every recovery plan, by name."""
+        return tuple(sorted(self._plans.rows.values(), key=lambda plan: (plan.name, plan.plan_id)))
+
+    def plan_readiness(self, plan_id: str) -> HealthChange | None:
+        """What was last said of a plan's readiness; None where nothing was."""
+        return self._plan_health.rows.get(plan_id)
+
+    def policies(self) -> Mapping[str, Policy]:
+        """Every policy by its `key` (`all`, `site/dr`), the widest first."""
+        order = list(PolicyScope)
+        found = sorted(self._policies.rows.values(), key=lambda policy: (order.index(policy.scope), policy.target))
+        return {policy.key: policy for policy in found}
+
+    def brake(self) -> Brake | None:
+        """What was last said of the brake; None where nothing was."""
+        return next(iter(self._brakes.rows.values()), None)
+
+    def site(self, name: str) -> str:
+        """A site by its name.
+
+        Raises:
+            LookupFailed: neither a cluster nor a VM was reported from a site of this name.
+
+        """
+        sites = {cluster.site for cluster in self._clusters.rows.values()}
+        sites.update(location.site for route in self._routes.rows.values() for location in route.locations)
+        if name not in sites:
+            raise LookupFailed(_unknown("site", name, sites))
+        return name
 
     def settings(self) -> tuple[VmReplicationSettings, ...]:
         """The failover addresses of every VM that has any."""
@@ -293,8 +389,24 @@ class ReadModel:
             inventory=self._inventory.rows.get(vm_id),
             settings=self._settings.rows.get(vm_id),
             health=self._health.rows.get(vm_id),
-            run=self._runs.rows.get(self._in_flight.get(vm_id, "")),
+            run=self._flying(vm_id, tests=False),
+            test_run=self._flying(vm_id, tests=True),
+            plan_ids=self._plans_of(vm_id),
         )
+
+    def _plans_of(self, vm_id: str) -> tuple[str, ...]:
+        if self._plans_by_vm is None:
+            self._plans_by_vm = {}
+            for plan_id, plan in sorted(self._plans.rows.items()):
+                for member in {member for group in plan.groups for member in group.vm_ids}:
+                    self._plans_by_vm.setdefault(member, []).append(plan_id)
+        return tuple(self._plans_by_vm.get(vm_id, ()))
+
+    def _flying(self, vm_id: str, *, tests: bool) -> RunSnapshot | None:
+        """The run of a VM that is in flight: the newest, should the end of an older one not have been read yet."""
+        runs = (self._runs.rows.get(run_id) for run_id in self._in_flight.get(vm_id, ()))
+        fitting = (run for run in runs if run is not None and (run.kind is FailoverKind.TEST) is tests)
+        return max(fitting, key=lambda run: (run.started_at_ms, run.run_id), default=None)
 
 
 def _is_at(location: Location, site: str, node: str) -> bool:

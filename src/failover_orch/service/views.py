@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from failover_orch.domain import (
+    AdapterAddresses,
     FamilyAddresses,
     HealthChange,
     Location,
     Placement,
+    Readiness,
     Role,
     RunSnapshot,
     UnsetAdapters,
+    VmReplicationSettings,
 )
 from failover_orch.service.read_model import ReadModel, Vm
 
@@ -53,6 +56,8 @@ class VmSummary:
     health: str
     epoch: int
     run_id: str
+    readiness: Readiness
+    defects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,11 @@ class VmList:
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
-    """An adapter, what it has now and what it is to have after a failover. A family that is null keeps what it has."""
+    """An adapter, what it has now and what it is to have after a failover. A family that is null keeps what it has.
+
+    `failover_…` is for the site that the VM is replicated to from its home, `home_…` for the way back, `test_…` for a
+    test copy.
+    """
 
     adapter_id: str
     kind: str
@@ -72,11 +81,17 @@ class AdapterView:
     addresses: tuple[str, ...]
     failover_ipv4: FamilyAddresses | None
     failover_ipv6: FamilyAddresses | None
+    home_ipv4: FamilyAddresses | None
+    home_ipv6: FamilyAddresses | None
+    test_ipv4: FamilyAddresses | None
+    test_ipv6: FamilyAddresses | None
 
 
 @dataclass(frozen=True, slots=True)
 class VmView:
-    """A VM. `run` is the failover in flight; `health` is null until a worker has said something of it."""
+    """A VM. `run` is the failover in flight, `test_run` the test beside it; `health` is null until a worker has said
+    something of it.
+    """
 
     as_of: str | None
     vm_id: str
@@ -92,6 +107,11 @@ class VmView:
     run: RunSnapshot | None
     adapters: tuple[AdapterView, ...]
     unset_adapters: UnsetAdapters
+    test_network: str
+    test_run: RunSnapshot | None
+    plan_ids: tuple[str, ...]
+    readiness: Readiness
+    defects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +168,11 @@ def vm_view(model: ReadModel, vm: Vm) -> VmView:
         run=vm.run,
         adapters=_adapters(vm),
         unset_adapters=vm.settings.unset_adapters if vm.settings is not None else UnsetAdapters.REFUSE,
+        test_network=vm.settings.test_network if vm.settings is not None else "",
+        test_run=vm.test_run,
+        plan_ids=vm.plan_ids,
+        readiness=vm.readiness,
+        defects=vm.defects,
     )
 
 
@@ -181,16 +206,23 @@ def _summary(vm: Vm) -> VmSummary:
         health=vm.health.health.value if vm.health is not None else "",
         epoch=vm.epoch,
         run_id=vm.run.run_id if vm.run is not None else "",
+        readiness=vm.readiness,
+        defects=vm.defects,
     )
 
 
 def _adapters(vm: Vm) -> tuple[AdapterView, ...]:
     known = {adapter.adapter_id: adapter for adapter in vm.inventory.adapters} if vm.inventory is not None else {}
-    wanted = {adapter.adapter_id: adapter for adapter in vm.settings.adapters} if vm.settings is not None else {}
+    wanted = vm.settings or VmReplicationSettings(vm.vm_id, ())
+    there, home, test = (
+        {adapter.adapter_id: adapter for adapter in each}
+        for each in (wanted.adapters, wanted.home_adapters, wanted.test_adapters)
+    )
     views = []
-    for adapter_id in [*known, *(named for named in wanted if named not in known)]:
+    for adapter_id in dict.fromkeys([*known, *there, *home, *test]):
         adapter = known.get(adapter_id)
-        failover = wanted.get(adapter_id)
+        unset = AdapterAddresses(adapter_id)
+        failover, back, copy = (each.get(adapter_id, unset) for each in (there, home, test))
         views.append(
             AdapterView(
                 adapter_id=adapter_id,
@@ -198,8 +230,12 @@ def _adapters(vm: Vm) -> tuple[AdapterView, ...]:
                 mac=adapter.mac if adapter is not None else "",
                 network=adapter.network if adapter is not None else "",
                 addresses=adapter.addresses if adapter is not None else (),
-                failover_ipv4=failover.ipv4 if failover is not None else None,
-                failover_ipv6=failover.ipv6 if failover is not None else None,
+                failover_ipv4=failover.ipv4,
+                failover_ipv6=failover.ipv6,
+                home_ipv4=back.ipv4,
+                home_ipv6=back.ipv6,
+                test_ipv4=copy.ipv4,
+                test_ipv6=copy.ipv6,
             )
         )
     return tuple(views)

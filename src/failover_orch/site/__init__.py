@@ -1,7 +1,11 @@
-"""The site agent: does what step commands say on its site's hypervisors, and turns what they tell into events."""
+"""The site agent: does what step commands say on its site's hypervisors, and turns what they tell into events.
+
+And the witness, which looks at sites from outside.
+"""
 
 from __future__ import annotations
 
 from failover_orch.site.agent import AgentOptions, SiteAgent
+from failover_orch.site.witness import Watched, Witness
 
-__all__ = ["AgentOptions", "SiteAgent"]
+__all__ = ["AgentOptions", "SiteAgent", "Watched", "Witness"]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import uuid
 from collections.abc import Callable, Iterable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -13,11 +17,17 @@ from aiokafka.errors import KafkaError as AiokafkaError
 
 from failover_orch import telemetry
 from failover_orch.contract import Codec, Names, key_of, step_commands_topic, traceparent_of
+from failover_orch.domain.facts import StepResult
 from failover_orch.domain.records import DeadLetter, StepCommand
 from failover_orch.errors import HypervisorError, KafkaError, TopicMismatch, UndecodableRecord, UnencodableRecord
 from failover_orch.hypervisors import HostedVm, Hypervisor
+from failover_orch.site.allowed import Allowed
+from failover_orch.site.claims import Claims
 from failover_orch.site.lanes import Lanes
 from failover_orch.site.offsets import Offsets
+from failover_orch.site.own_site import OwnSite
+from failover_orch.site.pause import Pause
+from failover_orch.site.plan_work import PlanWork, is_plan_work, only_once
 from failover_orch.site.steps import Steps
 from failover_orch.wire import (
     Publisher,
@@ -33,10 +43,10 @@ __all__ = ["AgentOptions", "SiteAgent"]
 
 _log = telemetry.logger(__name__)
 
+_TOPICS = ("step-results", "vm-moved", "replication-health", "inventory", "evidence", "dead-letters")
 _POLL_MS = 200
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
 _REPORT_TICK_S = 1.0
+_EVIDENCE_TICK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,18 @@ class AgentOptions:
     """Interval of each VM's health reports; 0: each VM's own replication frequency."""
     per_node: int = 4
     """Steps carried out on one node at a time."""
+    per_site: int = 0
+    """Steps carried out at a time in all; 0: no limit."""
+    plan_work: int = 16
+    """Scripts and HTTP calls of plans at a time."""
+    scripts: tuple[Path, ...] = ()
+    """Directories of the scripts that plans may run; none: plans run no scripts here."""
+    urls: tuple[str, ...] = ()
+    """Prefixes, with scheme and host, of the URLs that plans may call; none: plans call nothing from here."""
+    ledger_hours: float = 24.0
+    """How long after its issue a script or call may still be delivered again and be known for what it is."""
+    evidence_every: float = 5.0
+    """Interval at which the agent says that its site is at work; 0: it never does."""
     in_flight: int = 500
     """Commands taken and not yet answered."""
     grace: float = 10.0
@@ -74,7 +96,12 @@ class SiteAgent:
         options: AgentOptions | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> None:
-        """`partitions` is how many every topic has; `clock` gives milliseconds since the Unix epoch."""
+        """`partitions` is how many every topic has; `clock` gives milliseconds since the Unix epoch.
+
+        Raises:
+            ConfigError: the options allow a directory that is not there, or a URL prefix that is none.
+
+        """
         self._hypervisor = hypervisor
         self._codec = codec
         self._bootstrap = bootstrap
@@ -84,7 +111,21 @@ class SiteAgent:
         self._clock = clock
         self._group = f"{app_id}-site-{hypervisor.site}"
         self._topic = step_commands_topic(hypervisor.site)
-        self._steps = Steps(hypervisor, per_node=self._options.per_node, clock=clock)
+        # A client id of its own, by which the site's other agents see whether this one is there.
+        self._name = f"{hypervisor.site}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        per_node, per_site = self._options.per_node, self._options.per_site
+        self._steps = Steps(hypervisor, per_node=per_node, per_site=per_site, clock=clock)
+        self._plan_work = PlanWork(hypervisor.site, Allowed(self._options.scripts, self._options.urls), clock=clock)
+        self._plan_turns = asyncio.Semaphore(self._options.plan_work)
+        self._claims = Claims(
+            codec,
+            bootstrap=bootstrap,
+            names=names,
+            group=self._group,
+            agent=self._name,
+            hours=self._options.ledger_hours,
+            clock=clock,
+        )
         self._lanes = Lanes()
         self._offsets: Offsets[TopicPartition] = Offsets()
         self._stopping = asyncio.Event()
@@ -110,8 +151,11 @@ class SiteAgent:
         _log.info("site agent ends", site=self._hypervisor.site)
 
     async def _work(self, publisher: Publisher) -> None:
-        _log.info("site agent works", site=self._hypervisor.site, group=self._group)
-        jobs = [asyncio.create_task(job(publisher)) for job in (self._take_commands, self._tell, self._report)]
+        _log.info("site agent works", site=self._hypervisor.site, group=self._group, agent=self._name)
+        work = [self._take_commands, self._tell, self._report]
+        if self._options.evidence_every:
+            work.append(self._bear_witness)
+        jobs = [asyncio.create_task(job(publisher)) for job in work]
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             # Only the first job ends by itself, when asked to; any of them that ends with an error ends the agent.
@@ -129,7 +173,7 @@ class SiteAgent:
 
     async def _connect(self) -> Publisher | None:
         """A publisher, once Kafka answers and has our topics; None if the agent is stopped before."""
-        pause = _Pause(self._stopping)
+        pause = Pause(self._stopping)
         while not self._stopping.is_set():
             publisher = Publisher(
                 self._bootstrap,
@@ -139,7 +183,7 @@ class SiteAgent:
                 source=f"site-agent/{self._hypervisor.site}",
             )
             try:
-                wanted = (self._topic, "step-results", "vm-moved", "replication-health", "inventory", "dead-letters")
+                wanted = (self._topic, *_TOPICS)
                 present = await partition_counts(self._bootstrap)
                 require_topics(self._bootstrap, map(self._names.of, wanted), present)
                 return await publisher.__aenter__()
@@ -152,7 +196,7 @@ class SiteAgent:
 
     async def _publish(self, publisher: Publisher, *values: object, traceparent: str = "") -> None:
         """Publish, for as long as that takes. Repeating is safe: readers know a repeated record for what it is."""
-        pause = _Pause(self._stopping, cut_short=False)
+        pause = Pause(self._stopping, cut_short=False)
         while True:
             try:
                 return await publisher.publish(*values, traceparent=traceparent)
@@ -165,7 +209,7 @@ class SiteAgent:
     # Commands
 
     async def _take_commands(self, publisher: Publisher) -> None:
-        pause = _Pause(self._stopping)
+        pause = Pause(self._stopping)
         while not self._stopping.is_set():
             try:
                 await self._consume(publisher, pause)
@@ -176,12 +220,12 @@ class SiteAgent:
             finally:
                 await self._lanes.cancel()
 
-    async def _consume(self, publisher: Publisher, pause: _Pause) -> None:
+    async def _consume(self, publisher: Publisher, pause: Pause) -> None:
         self._offsets = Offsets()
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=self._group,
-            client_id=f"{self._group}-agent",
+            client_id=self._name,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -211,23 +255,31 @@ class SiteAgent:
     def _accept(self, publisher: Publisher, partition: TopicPartition, record: Any) -> None:
         offsets = self._offsets
         offsets.begin(partition, record.offset)
+        traceparent = traceparent_of(record.headers)
+        lane = (record.key or b"").decode(errors="replace")
+        command: StepCommand | None = None
+        flaw = ""
+        try:
+            command = self._decoded(record)
+            if only_once(command):
+                # A plan's actions do not wait for each other; the order of those that depend is its run's business.
+                lane = f"{lane} {command.run_id} {command.step}"
+        except UndecodableRecord as error:
+            flaw = str(error)
 
         async def work() -> None:
             # Queued behind another step while the partition went to another agent: that one will carry it out.
             if offsets is not self._offsets:
                 return
-            await self._answer(publisher, record)
+            if command is None:
+                await self._bury(publisher, record, flaw, traceparent)
+            else:
+                await self._answer(publisher, command, traceparent)
             offsets.finish(partition, record.offset)
 
-        self._lanes.add((record.key or b"").decode(errors="replace"), work)
+        self._lanes.add(lane, work)
 
-    async def _answer(self, publisher: Publisher, record: Any) -> None:
-        traceparent = traceparent_of(record.headers)
-        try:
-            command = self._decoded(record)
-        except UndecodableRecord as error:
-            await self._bury(publisher, record, str(error), traceparent)
-            return
+    async def _answer(self, publisher: Publisher, command: StepCommand, traceparent: str) -> None:
         attributes = {
             "vm.id": command.vm_id,
             "run.id": command.run_id,
@@ -237,10 +289,22 @@ class SiteAgent:
             "node": command.node,
         }
         with telemetry.span(f"step {command.action}", traceparent=traceparent, attributes=attributes) as span:
-            result = await self._steps.run(command)
+            result = await self._carry_out(publisher, command, span.traceparent)
             span.set(outcome=str(result.outcome))
             _log.info("step answered", **attributes, outcome=str(result.outcome), detail=result.detail)
             await self._publish(publisher, result, traceparent=span.traceparent)
+
+    async def _carry_out(self, publisher: Publisher, command: StepCommand, traceparent: str) -> StepResult:
+        if not is_plan_work(command):
+            return await self._steps.run(command)
+        async with self._plan_turns:
+            if not only_once(command):
+                return await self._plan_work.run(command, traceparent)
+            return await self._claims.once(
+                command,
+                lambda: self._plan_work.run(command, traceparent),
+                lambda begun: self._publish(publisher, begun, traceparent=traceparent),
+            )
 
     def _decoded(self, record: Any) -> StepCommand:
         command = self._codec.decode_from(self._topic, record.value)
@@ -289,7 +353,7 @@ class SiteAgent:
     # Observations and reports
 
     async def _tell(self, publisher: Publisher) -> None:
-        pause = _Pause(self._stopping)
+        pause = Pause(self._stopping)
         while True:
             try:
                 async with aclosing(self._hypervisor.watch()) as told:
@@ -314,6 +378,23 @@ class SiteAgent:
             except HypervisorError as error:
                 _log.warning("hypervisors report nothing, will ask again", error=error)
             await asyncio.sleep(tick)
+
+    async def _bear_witness(self, publisher: Publisher) -> None:
+        every = self._options.evidence_every
+        own = OwnSite(self._hypervisor.site, every_s=every)
+        while True:
+            try:
+                clusters = await self._hypervisor.clusters()
+                said = own.due(clusters, asyncio.get_running_loop().time(), self._clock())
+                if said:
+                    # Not for as long as it takes: evidence of a while ago is worth little.
+                    await publisher.publish(*said)
+                    own.told(said, asyncio.get_running_loop().time())
+            except TopicMismatch:
+                raise
+            except (HypervisorError, KafkaError, UnencodableRecord) as error:
+                _log.warning("evidence not told, will try again", error=error)
+            await asyncio.sleep(min(_EVIDENCE_TICK_S, every))
 
     async def _publish_each(self, publisher: Publisher, values: Iterable[object]) -> None:
         """Publish what is told, without what cannot be told: one bad value must not hold up all behind it."""
@@ -342,23 +423,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         _log.info("partitions assigned", partitions=sorted(partition.partition for partition in assigned))
-
-
-class _Pause:
-    """Waits longer each time, until reset; a stop cuts the wait short."""
-
-    def __init__(self, stopping: asyncio.Event, *, cut_short: bool = True) -> None:
-        self._stopping = stopping if cut_short else asyncio.Event()
-        self._next_s = _FIRST_PAUSE_S
-
-    def reset(self) -> None:
-        self._next_s = _FIRST_PAUSE_S
-
-    async def take(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._next_s):
-                await self._stopping.wait()
-        self._next_s = min(self._next_s * 2, _LONGEST_PAUSE_S)
 
 
 class _Due:

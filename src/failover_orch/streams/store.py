@@ -1,6 +1,6 @@
 """The changelog-backed store of one partition: its state in memory, and the compacted topic that it is restored from.
 
-A record of the changelog is one value of `domain.state` as JSON under its key, or a tombstone. Two keys are the store's
+A record of the changelog is one value of `domain.state` as JSON under its key, or a tombstone. One key is the store's
 own: `applied` holds, for each source topic, the offset up to which its records are in the state.
 """
 
@@ -13,10 +13,15 @@ import msgspec
 
 from failover_orch.contract import Names, state_topic
 from failover_orch.domain import (
+    AutomaticRuns,
+    Brake,
     ChainHead,
     ClusterReplicationSettings,
     Clusters,
+    Observers,
+    PlanReadiness,
     PlanRun,
+    Policy,
     RecoveryPlan,
     Run,
     State,
@@ -34,8 +39,13 @@ _KINDS: Mapping[str, Any] = {
     "run": Run,
     "plan-run": PlanRun,
     "plan": RecoveryPlan,
+    "plan-readiness": PlanReadiness,
     "clusters": Clusters,
     "cluster-settings": ClusterReplicationSettings,
+    "policy": Policy,
+    "evidence": Observers,
+    "brake": Brake,
+    "automatic-runs": AutomaticRuns,
     "chain": ChainHead,
 }
 _DECODERS = {kind: msgspec.json.Decoder(value) for kind, value in _KINDS.items()}
@@ -72,10 +82,16 @@ class Store:
             latest.update((record.key, record.value) for record in received)
         for key, value in latest.items():
             if value is not None:
-                self._load(topic, partition, key, value)
+                self.load(topic, partition, key, value)
         return count
 
-    def _load(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+    def load(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+        """Take one record of the changelog; the last of a key is to come last.
+
+        Raises:
+            PartitionFault: it is not what this version can read.
+
+        """
         try:
             if key == APPLIED:
                 self.applied = msgspec.json.decode(value, type=dict[str, int])

@@ -37,7 +37,7 @@ CLUSTER_KEYS = ("name", "site", "broker", "accepts_replicas", "supported_guests"
 _NODE_KEYS = ("name", "state", "memory_mib", "memory_gib", "memory_free_mib", "memory_free_gib", "cpus", "storages")
 _STORAGE_KEYS = ("path", "capacity_gib", "free_gib")
 SITE_KEYS = ("name", "description")
-NETWORK_KEYS = ("name", "site", "description", "ipv4", "ipv6")
+NETWORK_KEYS = ("name", "site", "description", "isolated", "ipv4", "ipv6")
 _NETWORK_FAMILY_KEYS = ("subnets", "gateways")
 
 _NETBIOS = Pattern(
@@ -49,10 +49,14 @@ _GUEST = Pattern(re.compile(r"[A-Za-z][A-Za-z0-9.-]*"), "a guest's identifier, s
 
 @dataclass(frozen=True, slots=True)
 class NetworkDraft:
-    """A network as written. Of an `unread` family it is not known which addresses belong to the network."""
+    """A network as written. Of an `unread` family it is not known which addresses belong to the network.
+
+    `isolated` is None where that could not be read.
+    """
 
     network: Network
     unread: frozenset[Family]
+    isolated: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,11 @@ def add_network(entry: Entry, sites: Register[str], networks: Register[NetworkDr
             gateways += _gateways(below, family, here)
         if len(entry.notes.mistakes) > before:
             unread.add(family)
-    draft = NetworkDraft(Network(name, site, tuple(subnets), tuple(gateways)), frozenset(unread))
+    before = len(entry.notes.mistakes)
+    isolated = entry.boolean("isolated", default=False)
+    network = Network(name, site, tuple(subnets), tuple(gateways), isolated)
+    readable = len(entry.notes.mistakes) == before
+    draft = NetworkDraft(network, frozenset(unread), isolated if readable else None)
     networks.add(entry, "name", name, draft)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from failover_orch.domain.policies import Policy
+from failover_orch.domain.settings import RecoveryPlan
 from failover_orch.errors import Mistake, TopologyError
 from failover_orch.topology.capacity import clusters_of, warn_of_capacity
 from failover_orch.topology.infrastructure import (
@@ -15,17 +18,12 @@ from failover_orch.topology.infrastructure import (
     add_network,
     add_site,
 )
+from failover_orch.topology.ip_plans import IP_PLAN_KEYS, IpPlans, add_ip_plan, check_conflicts
 from failover_orch.topology.machines import VM_KEYS, House, add_vm
 from failover_orch.topology.model import Topology
-from failover_orch.topology.plans import (
-    IP_PLAN_KEYS,
-    PLAN_KEYS,
-    Plans,
-    add_ip_plan,
-    add_recovery_plan,
-    check_conflicts,
-)
+from failover_orch.topology.policies import POLICY_KEYS, add_policy
 from failover_orch.topology.reading import Entry, Notes, Register, compose
+from failover_orch.topology.recovery_plans import PLAN_KEYS, add_recovery_plan
 
 __all__ = ["load"]
 
@@ -36,12 +34,23 @@ _SECTIONS = {
     "vms": ("id", VM_KEYS),
     "ip_plans": ("vm", IP_PLAN_KEYS),
     "recovery_plans": ("id", PLAN_KEYS),
+    "policies": ("target", POLICY_KEYS),
 }
 """Each section with the key that an entry is called by, and the keys of an entry."""
 
 _REQUIRED = ("sites", "clusters")
 
 _Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """All that a file says: what there is, and what is wanted."""
+
+    house: House
+    ip_plans: IpPlans
+    recovery_plans: Register[RecoveryPlan]
+    policies: Register[Policy]
 
 
 def load(path: str | Path) -> Topology:
@@ -78,7 +87,8 @@ def _read(text: str, notes: Notes) -> Topology | None:
     root = Entry(node, "", notes, _SECTIONS)
     if root.broken:
         return None
-    house, plans = _declared(root)
+    declared = _declared(root)
+    house = declared.house
     if notes.mistakes:
         return None
     clusters = clusters_of(house)
@@ -88,13 +98,14 @@ def _read(text: str, notes: Notes) -> Topology | None:
         networks=tuple(draft.network for draft in house.networks.items.values()),
         clusters=clusters,
         vms=tuple(draft.vm for draft in house.vms.items.values()),
-        settings=tuple(plans.ip_plans.items.values()),
-        plans=tuple(plans.recovery_plans.items.values()),
+        settings=tuple(declared.ip_plans.settings.items.values()),
+        plans=tuple(declared.recovery_plans.items.values()),
+        policies=tuple(declared.policies.items.values()),
         warnings=tuple(sorted(set[Mistake](notes.warnings))),
     )
 
 
-def _declared(root: Entry) -> tuple[House, Plans]:
+def _declared(root: Entry) -> _Declared:
     sections = _Sections(root)
     house = House(
         sites=sections.register("sites", "site"),
@@ -104,7 +115,12 @@ def _declared(root: Entry) -> tuple[House, Plans]:
         nodes=sections.register("clusters", "node"),
         vms=sections.register("vms", "VM"),
     )
-    plans = Plans(sections.register("ip_plans", "IP plan"), sections.register("recovery_plans", "recovery plan"))
+    declared = _Declared(
+        house=house,
+        ip_plans=IpPlans(sections.register("ip_plans", "IP plan")),
+        recovery_plans=sections.register("recovery_plans", "recovery plan"),
+        policies=sections.register("policies", "policy"),
+    )
     for entry in sections.entries["sites"]:
         add_site(entry, house.sites)
     for entry in sections.entries["networks"]:
@@ -114,11 +130,13 @@ def _declared(root: Entry) -> tuple[House, Plans]:
     for entry in sections.entries["vms"]:
         add_vm(entry, house)
     for entry in sections.entries["ip_plans"]:
-        add_ip_plan(entry, house, plans)
-    check_conflicts(plans, root.notes)
+        add_ip_plan(entry, house, declared.ip_plans)
+    check_conflicts(declared.ip_plans, root.notes)
     for entry in sections.entries["recovery_plans"]:
-        add_recovery_plan(entry, house, plans)
-    return house, plans
+        add_recovery_plan(entry, house, declared.recovery_plans)
+    for entry in sections.entries["policies"]:
+        add_policy(entry, house, declared.recovery_plans, declared.policies)
+    return declared
 
 
 class _Sections:

@@ -214,6 +214,9 @@ def _adapters(entry: Entry, house: House, vm_id: str, site: str) -> Register[Ada
         if site and there and there != site:
             below.mistake("network", f"{network_name} is a network of site {there}; the VM's primary is at {site}")
             network = None
+        elif network and network.isolated:
+            below.mistake("network", f"{network_name} is isolated, so only test copies may be connected to it")
+            network = None
         adapter = Adapter(
             adapter_id=adapter_id,
             kind=below.choice("kind", AdapterKind, AdapterKind.SYNTHETIC),

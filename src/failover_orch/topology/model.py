@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from failover_orch.domain.addresses import Family, Finding, failover_findings
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.policies import Policy
 from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 from failover_orch.errors import Mistake
 
@@ -19,12 +20,13 @@ Subnet = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network at a site. Gateways are canonical addresses."""
+    """A network at a site. Gateways are canonical addresses. An `isolated` one is for test copies alone."""
 
     name: str
     site: str
     subnets: tuple[Subnet, ...] = ()
     gateways: tuple[str, ...] = ()
+    isolated: bool = False
 
     def subnets_of(self, family: Family) -> tuple[Subnet, ...]:
         """The subnets of one family."""
@@ -55,6 +57,7 @@ class Topology:
     vms: tuple[TopologyVm, ...]
     settings: tuple[VmReplicationSettings, ...]
     plans: tuple[RecoveryPlan, ...]
+    policies: tuple[Policy, ...] = ()
     warnings: tuple[Mistake, ...] = ()
 
     def settings_of(self, vm_id: str) -> VmReplicationSettings | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -227,6 +227,24 @@ class Entry:
         """One of an enumeration's values; the default where it is left out or wrong."""
         return choices(self.one_of(key, [choice.value for choice in choices], default.value, required=required))
 
+    def word(self, key: str, choices: type[_Choice], default: _Choice) -> _Choice:
+        """As `choice`, where the file has the enumeration's names in lower case."""
+        return choices[self.one_of(key, [choice.name.lower() for choice in choices], default.name.lower()).upper()]
+
+    def words(self, key: str, choices: type[_Choice]) -> tuple[_Choice, ...]:
+        """A list of such words, each once; those that are wrong are left out."""
+        names = [choice.name.lower() for choice in choices]
+        found: list[_Choice] = []
+        for line, text in self.texts(key, expected=f"a list of {', '.join(names)}"):
+            if text not in names:
+                expected = f"one of {', '.join(names)}{did_you_mean(text, names)}"
+                self.mistake(key, f"is {text!r}; expected {expected}", line=line)
+            elif choices[text.upper()] in found:
+                self.mistake(key, f"{text} is listed twice; list it once", line=line)
+            else:
+                found.append(choices[text.upper()])
+        return tuple(found)
+
     def one_of(self, key: str, values: Collection[str], default: str, *, required: bool = False) -> str:
         """One of some values; the default where it is left out or wrong."""
         expected = f"one of {', '.join(values)}"
@@ -266,6 +284,21 @@ class Entry:
             self.mistake(key, f"is {text!r}; expected {expected}, in plain digits without quotes")
             return fallback
         return int(text)
+
+    def milliseconds(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
+        """A time given in whole seconds within bounds; `default` is in milliseconds, else as `integer`."""
+        if default is not None and not self.has(key):
+            return default
+        return 1_000 * self.integer(key, low, high)
+
+    def only_one(self, keys: Sequence[str]) -> str:
+        """The one key that is given of several of which one is needed; empty where there is none or more."""
+        given = [key for key in keys if self.has(key)]
+        for key in given[1:]:
+            self.mistake(key, f"is given beside {given[0]}; keep one of {', '.join(keys)}")
+        if not given:
+            self.mistake("", f"does not say what it is; expected one of {', '.join(keys)}", line=self.line)
+        return given[0] if len(given) == 1 else ""
 
     def entry(self, key: str, keys: Collection[str], *, required: bool = False) -> Entry | None:
         """A mapping below this one, or None where it is left out or none."""

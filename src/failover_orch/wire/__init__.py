@@ -9,15 +9,17 @@ from failover_orch.wire.clock import now_ms
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import partition_counts, require_topics
 from failover_orch.wire.publisher import Publisher
-from failover_orch.wire.reader import Received, follow, read_to_end
+from failover_orch.wire.reader import Positions, Received, follow, positions_now, read_to_end
 
 __all__ = [
+    "Positions",
     "Publisher",
     "Received",
     "explained",
     "follow",
     "now_ms",
     "partition_counts",
+    "positions_now",
     "read_to_end",
     "require_topics",
     "start_client",

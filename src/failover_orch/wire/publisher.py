@@ -119,6 +119,8 @@ class Publisher:
             waiting = asyncio.gather(*sent, return_exceptions=True)
             await asyncio.wait([waiting], timeout=self._patience_s)
         if not waiting.done():
+            # Somebody has to look at how it ends, or the loop complains of an error that nobody saw.
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
             waiting.cancel()
             raise unavailable(self._bootstrap, f"not acknowledged within {self._patience_s:g} s")
         for outcome in waiting.result():

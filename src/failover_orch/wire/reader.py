@@ -16,7 +16,7 @@ from failover_orch.wire.clients import start_client, stop_consumer
 from failover_orch.wire.failures import explained, unavailable
 from failover_orch.wire.metadata import counts_of, require_topics
 
-__all__ = ["Received", "follow", "read_to_end"]
+__all__ = ["Positions", "Received", "follow", "positions_now", "read_to_end"]
 
 REQUEST_TIMEOUT_MS = 15_000
 PATIENCE_S = 30.0
@@ -27,6 +27,9 @@ LARGEST_FETCH = 5 * 1024 * 1024
 
 AT_ONCE = 5_000
 """Records a list holds at most."""
+
+Positions = Mapping[tuple[str, int], int]
+"""For each topic, by the contract's name, and partition an offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,18 @@ class Received:
 
 
 async def read_to_end(
-    bootstrap: str, topics: Collection[str], *, names: Names, partitions: Collection[int] | None = None
+    bootstrap: str,
+    topics: Collection[str],
+    *,
+    names: Names,
+    partitions: Collection[int] | None = None,
+    since_ms: int = 0,
+    behind: Mapping[str, int] | None = None,
 ) -> AsyncGenerator[list[Received], None]:
     """Read topics from the beginning up to where they end now, in lists as they arrive; order holds in a partition.
+
+    With `since_ms` reading begins at the first record that Kafka has of that time or later, but no later than behind
+    the offset that `behind` names for a topic.
 
     Only what was committed is read, up to the oldest transaction still open. One that has just been committed may count
     as open for a moment: Kafka marks its end in each partition behind the answer. `topics` are the contract's names;
@@ -60,6 +72,9 @@ async def read_to_end(
     """
     async with _consumer(bootstrap) as consumer:
         remaining = await _assign(consumer, bootstrap, [names.of(topic) for topic in topics], partitions)
+        if since_ms:
+            with explained(bootstrap, "the offsets of a time"):
+                await _skip(consumer, remaining, since_ms, {names.of(name): at for name, at in (behind or {}).items()})
         progress = time.monotonic()
         while True:
             with explained(bootstrap, "reading"):
@@ -77,12 +92,31 @@ async def read_to_end(
                 yield received
 
 
+async def positions_now(bootstrap: str, topics: Collection[str], *, names: Names) -> Positions:
+    """Where topics end now: whatever is written from here on, `follow` hands out if it begins there.
+
+    Raises:
+        KafkaUnavailable: nobody answers at `bootstrap`.
+        TopicMismatch: a topic is missing.
+
+    """
+    async with _consumer(bootstrap) as consumer:
+        ends = await _assign(consumer, bootstrap, [names.of(topic) for topic in topics], None)
+        return {(names.plain(partition.topic), partition.partition): end for partition, end in ends.items()}
+
+
 async def follow(
-    bootstrap: str, topics: Collection[str], *, names: Names, on_caught_up: Callable[[], None] = lambda: None
+    bootstrap: str,
+    topics: Collection[str],
+    *,
+    names: Names,
+    on_caught_up: Callable[[], None] = lambda: None,
+    since: Positions | None = None,
 ) -> AsyncGenerator[list[Received], None]:
     """Read topics from the beginning, and then for ever, as `read_to_end` does.
 
     `on_caught_up` is called once, when the caller asks for more after it was given all that was there at the start.
+    `since` says where to begin instead, in those of its partitions that are read here.
     A Kafka that goes away later is waited for: reading goes on where it stood.
 
     Raises:
@@ -92,6 +126,9 @@ async def follow(
     """
     async with _consumer(bootstrap) as consumer:
         remaining = await _assign(consumer, bootstrap, [names.of(topic) for topic in topics], None)
+        for (topic, partition), offset in (since or {}).items():
+            if topic in topics:
+                consumer.seek(TopicPartition(names.of(topic), partition), offset)
         caught_up = False
         while True:
             with explained(bootstrap, "reading"):
@@ -140,6 +177,14 @@ async def _assign(
         consumer.assign(assignment)
         ends: Mapping[TopicPartition, int] = await consumer.end_offsets(assignment)
         return ends
+
+
+async def _skip(consumer: Any, ends: Mapping[TopicPartition, int], since_ms: int, behind: Mapping[str, int]) -> None:
+    """Begin later: with the records of a time, or right behind an offset where that is earlier."""
+    found = await consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
+    for partition, end in ends.items():
+        first = end if found[partition] is None else found[partition].offset
+        consumer.seek(partition, min(first, behind.get(partition.topic, end) + 1))
 
 
 async def _not_yet_read(consumer: Any, ends: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:

@@ -7,7 +7,16 @@ it, and processes share it. `SimulatedWorld` is the hand from outside (migration
 
 from __future__ import annotations
 
-from failover_orch.hypervisors.simulated.ends import Configuration, Effect, End, EndAdapter, FaultKind, PlacedVm
+from failover_orch.hypervisors.simulated.ends import (
+    Configuration,
+    Effect,
+    End,
+    EndAdapter,
+    FaultKind,
+    IsolatedCopy,
+    PlacedVm,
+    RecoveryPoint,
+)
 from failover_orch.hypervisors.simulated.hypervisor import SimulatedHypervisor
 from failover_orch.hypervisors.simulated.world import SimulatedWorld
 
@@ -17,7 +26,9 @@ __all__ = [
     "End",
     "EndAdapter",
     "FaultKind",
+    "IsolatedCopy",
     "PlacedVm",
+    "RecoveryPoint",
     "SimulatedHypervisor",
     "SimulatedWorld",
 ]

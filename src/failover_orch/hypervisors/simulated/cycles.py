@@ -7,20 +7,21 @@ from dataclasses import replace
 from failover_orch.domain.facts import ReplicationReport
 from failover_orch.domain.inventory import VmInventory
 from failover_orch.domain.replication import ReplicationHealth, ReplicationMode, ReplicationState
+from failover_orch.domain.transitions import FAILED_OVER, RECEIVES, SENDS
 from failover_orch.hypervisors.protocol import Power
 from failover_orch.hypervisors.simulated.ends import End
-from failover_orch.hypervisors.simulated.rules import bytes_ship_ms, replicated, shipped
+from failover_orch.hypervisors.simulated.shipping import bytes_ship_ms, received, shipped
 from failover_orch.hypervisors.simulated.store import Transaction
 
 __all__ = ["active", "inventory", "replicate_due", "report", "running"]
 
 _State = ReplicationState
-_CYCLING = frozenset({_State.REPLICATING, _State.RESYNCHRONIZING, _State.READY_FOR_INITIAL_REPLICATION, _State.ERROR})
-"""States of a primary that tries to send when its cycle is due."""
-_RECEIVING = frozenset({_State.REPLICATING, _State.RESYNCHRONIZING, _State.WAITING_FOR_INITIAL_REPLICATION})
-_FAILED_OVER = frozenset({_State.FAILED_OVER_WAITING_COMPLETION, _State.FAILED_OVER})
+_FROM_THE_START = frozenset(
+    {_State.READY_FOR_INITIAL_REPLICATION, _State.WAITING_FOR_INITIAL_REPLICATION, _State.RESYNCHRONIZING}
+)
+"""States of a primary whose next cycle copies everything, which leaves the replica no older recovery point."""
 _CRITICAL = frozenset({_State.ERROR, _State.WAITING_FOR_RESYNCHRONIZE, _State.RESYNCHRONIZE_SUSPENDED})
-_WARNING = _FAILED_OVER | {
+_WARNING = FAILED_OVER | {
     _State.READY_FOR_INITIAL_REPLICATION,
     _State.WAITING_FOR_INITIAL_REPLICATION,
     _State.RESYNCHRONIZING,
@@ -34,12 +35,13 @@ def replicate_due(world: Transaction, now_ms: int, site: str = "") -> int:
         end
         for end in world.ends(site)
         if end.mode is ReplicationMode.PRIMARY
-        and end.state in _CYCLING
-        and end.next_cycle_at_ms <= now_ms
+        and end.state in SENDS
+        and 0 < end.next_cycle_at_ms <= now_ms
         and powered[end.site]
         and world.node_up(end.site, end.node)
     ]
     link_up = world.link_up
+    silenced = world.silenced()
     for end in due:
         peer = world.peer(end)
         if peer is None or not peer.node:
@@ -47,7 +49,10 @@ def replicate_due(world: Transaction, now_ms: int, site: str = "") -> int:
         reachable = link_up and powered[peer.site] and world.node_up(peer.site, peer.node)
         vm = world.vm(end.vm_id)
         frequency_ms = vm.replication.frequency_s * 1000
-        changes = _cycle(end, peer, frequency_ms, reachable=reachable, now_ms=now_ms)
+        if not reachable or end.vm_id in silenced:
+            changes: tuple[End, ...] = (_missed(end),)
+        else:
+            changes = _cycle(end, peer, frequency_ms, now_ms, points_kept=world.points_kept)
         for changed in changes:
             world.put_end(replace(changed, next_cycle_at_ms=now_ms + frequency_ms))
         if changes[0].state is not end.state and active(end, peer, peer_reachable=link_up and powered[peer.site]):
@@ -55,26 +60,30 @@ def replicate_due(world: Transaction, now_ms: int, site: str = "") -> int:
     return len(due)
 
 
-def _cycle(end: End, peer: End, frequency_ms: int, *, reachable: bool, now_ms: int) -> tuple[End, ...]:
-    if reachable and peer.state in _RECEIVING:
+def _cycle(end: End, peer: End, frequency_ms: int, now_ms: int, *, points_kept: int) -> tuple[End, ...]:
+    """What a cycle makes of the two ends, or of the primary alone, where the replica can be reached."""
+    if peer.state in RECEIVES:
         latency_ms = bytes_ship_ms(end.pending_bytes)
         overdue = _overdue(peer, frequency_ms, now_ms) if peer.last_replication_at_ms else 0
+        target = replace(peer, recovery_points=()) if end.state in _FROM_THE_START else peer
         return (
             replace(shipped(end, now_ms, latency_ms), state=_State.REPLICATING, cycles=end.cycles + 1),
             replace(
-                shipped(peer, now_ms, latency_ms),
+                received(end, target, now_ms, latency_ms, points_kept=points_kept),
                 state=_State.REPLICATING,
                 cycles=peer.cycles + 1 + overdue,
                 missed_cycles=peer.missed_cycles + overdue,
-                adapters=replicated(end, peer),
             ),
         )
-    missed = replace(end, cycles=end.cycles + 1, missed_cycles=end.missed_cycles + 1, errors=end.errors + 1)
-    if reachable and peer.state in _FAILED_OVER:
+    if peer.state in FAILED_OVER:
         # The old primary is back and hears that it has been overtaken: it must not go on as if nothing had happened.
-        return (replace(missed, state=_State.ERROR),)
-    # The replica, if it is alive, misses the cycle as well: it counts that by the clock, in its own report.
-    return (missed,)
+        return (replace(_missed(end), state=_State.ERROR),)
+    return (_missed(end),)
+
+
+def _missed(end: End) -> End:
+    """The primary after a cycle that came to nothing. The replica counts it by the clock, in its own report."""
+    return replace(end, cycles=end.cycles + 1, missed_cycles=end.missed_cycles + 1, errors=end.errors + 1)
 
 
 def active(end: End, peer: End | None, *, peer_reachable: bool) -> bool:
@@ -97,7 +106,7 @@ def report(vm: VmInventory, end: End, now_ms: int) -> ReplicationReport:
     """The end's view of the VM's replication. `cycles` counts the missed ones too."""
     cycles, missed = end.cycles, end.missed_cycles
     frequency_ms = vm.replication.frequency_s * 1000
-    if end.mode is ReplicationMode.REPLICA and end.state in _RECEIVING and end.last_replication_at_ms:
+    if end.mode is ReplicationMode.REPLICA and end.state in RECEIVES and end.last_replication_at_ms:
         overdue = _overdue(end, frequency_ms, now_ms)
         cycles, missed = cycles + overdue, missed + overdue
     return ReplicationReport(

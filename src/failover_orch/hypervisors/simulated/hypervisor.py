@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from failover_orch.domain.inventory import ClusterInventory
 from failover_orch.domain.records import Action, StepCommand
 from failover_orch.domain.replication import ReplicationMode
 from failover_orch.errors import ConfigError, HypervisorError, StepFailed, StepRefused
-from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed
+from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed, Power
 from failover_orch.hypervisors.simulated.cycles import active, inventory, replicate_due, report, running
-from failover_orch.hypervisors.simulated.ends import Effect, End, FaultKind
+from failover_orch.hypervisors.simulated.ends import Effect, End, EndAdapter, FaultKind, IsolatedCopy, RecoveryPoint
 from failover_orch.hypervisors.simulated.guest import IPV4, wants_lease
-from failover_orch.hypervisors.simulated.rules import Surroundings, decide, fenced
+from failover_orch.hypervisors.simulated.rules import decide
 from failover_orch.hypervisors.simulated.store import Store, Transaction, real_clock
+from failover_orch.hypervisors.simulated.surroundings import Change, Surroundings, fenced
 
 __all__ = ["SimulatedHypervisor"]
 
@@ -36,6 +37,7 @@ class _Done:
     error: HypervisorError | None = None
     silent: bool = False
     """No answer is to come."""
+    found: Mapping[str, str] = field(default_factory=dict)
 
 
 class SimulatedHypervisor:
@@ -46,15 +48,6 @@ class SimulatedHypervisor:
 
     """
 
-    capabilities = Capabilities(
-        live_migration=True,
-        test_failover=False,
-        recovery_points=1,
-        max_addresses_per_family=0,
-        reverse_without_full_copy=True,
-        address_injection=InjectionPoint.PRE_BOOT,
-    )
-
     def __init__(
         self, path: Path | str, site: str, *, clock: Callable[[], int] = real_clock, poll_s: float = 0.1
     ) -> None:
@@ -64,6 +57,15 @@ class SimulatedHypervisor:
         self._poll_s = poll_s
         with self._store.transaction() as world:
             sites = world.sites()
+            points_kept = world.points_kept
+        self.capabilities = Capabilities(
+            live_migration=True,
+            test_failover=True,
+            recovery_points=points_kept,
+            max_addresses_per_family=0,
+            reverse_without_full_copy=True,
+            address_injection=InjectionPoint.PRE_BOOT,
+        )
         if site not in sites:
             self.close()
             raise ConfigError(f"{path}: there is no site {site!r} in this world; sites are {', '.join(sites)}")
@@ -86,14 +88,15 @@ class SimulatedHypervisor:
         # on (or off) already, and waits for what is left of that time.
         if (remaining_ms := done.settled_at_ms - self._clock()) > 0:
             await asyncio.sleep(remaining_ms / 1000)
-        return await self.observe(command.vm_id)
+        observed = await asyncio.to_thread(self._observe, command.vm_id, of_the_copy=command.action in _OF_THE_COPY)
+        return {**observed, **done.found}
 
     async def observe(self, vm_id: str) -> Mapping[str, str]:
         return await asyncio.to_thread(self._observe, vm_id)
 
     async def clusters(self) -> tuple[ClusterInventory, ...]:
         with self._store.transaction() as world:
-            return world.clusters(self._site)
+            return world.clusters(self._site) if world.sites()[self._site] else ()
 
     async def vms(self) -> tuple[HostedVm, ...]:
         return await asyncio.to_thread(self._vms)
@@ -126,19 +129,21 @@ class SimulatedHypervisor:
             # Kept whatever comes of the action: a newer command is proof that the older ones are over.
             world.put_end(end)
             if world.took_effect(command, self._site):
-                return _Done(settled_at_ms=end.settled_at_ms)
+                return _Done(settled_at_ms=_settled_at_ms(end, command.action))
             fault = world.take_fault(command.vm_id, command.action)
             if fault in _FAULTS:
                 return _FAULTS[fault]
             try:
-                self._change(world, command, end, now)
+                change = self._change(world, command, end, now)
             except HypervisorError as error:
                 return _Done(error=error)
-            changed = world.end(command.vm_id, self._site)
-            settled = changed.settled_at_ms if changed is not None and command.action in _SETTLES else 0
-            return _Done(settled_at_ms=settled, silent=fault is FaultKind.LOSE_ANSWER)
+            return _Done(
+                settled_at_ms=_settled_at_ms(change.end, command.action),
+                silent=fault is FaultKind.LOSE_ANSWER,
+                found=change.found,
+            )
 
-    def _change(self, world: Transaction, command: StepCommand, end: End, now_ms: int) -> None:
+    def _change(self, world: Transaction, command: StepCommand, end: End, now_ms: int) -> Change:
         vm = world.vm(end.vm_id)
         peer = world.peer(end)
         boot_ms, shutdown_ms = world.delays
@@ -154,14 +159,16 @@ class SimulatedHypervisor:
                 peer_node_up=peer is not None and bool(peer.node) and world.node_up(peer.site, peer.node),
                 peer_accepts=peer is None
                 or all(other.accepts_replicas for other in world.clusters(peer.site) if other.cluster == peer.cluster),
-                leases=_leases(world, end) if command.action is Action.START else {},
+                leases=_leases(world, end, command.action),
+                closed_ports=frozenset(port for _, port in world.closed_ports(end.vm_id)),
+                points_kept=world.points_kept,
                 boot_ms=boot_ms,
                 shutdown_ms=shutdown_ms,
             ),
             now_ms,
         )
         if not change.effect:
-            return
+            return change
         world.put_end(change.end)
         if change.peer is not None:
             world.put_end(change.peer)
@@ -177,14 +184,18 @@ class SimulatedHypervisor:
                 now_ms,
             )
         )
+        if command.action is Action.START and peer is not None and peer.power is Power.RUNNING:
+            world.note_ran_twice(end.vm_id, now_ms)
         told = inventory(vm, change.end, peer, now_ms)
         was_active = _active(world, end, peer)
         if _active(world, change.end, change.peer or peer) and not (
             was_active and told == inventory(vm, end, peer, now_ms)
         ):
             world.tell(self._site, told)
+        return change
 
-    def _observe(self, vm_id: str) -> Mapping[str, str]:
+    def _observe(self, vm_id: str, *, of_the_copy: bool = False) -> Mapping[str, str]:
+        """What is found of the VM; `of_the_copy`: recovery point, adapters and addresses are those of its test copy."""
         now = self._clock()
         with self._store.transaction() as world:
             end = world.end(vm_id, self._site)
@@ -197,16 +208,14 @@ class SimulatedHypervisor:
             "state": str(end.state),
             "epoch": str(end.epoch),
             "pending_bytes": str(end.pending_bytes),
-            "recovery_point_at_ms": str(end.recovery_point_at_ms),
         }
-        for adapter in end.adapters:
-            name = adapter.adapter_id
-            found[f"connected/{name}"] = "yes" if adapter.connected else "no"
-            if running(end, now):
-                configured = adapter.configured
-                lists = {"addresses": configured.addresses, "gateways": configured.gateways, "dns": configured.dns}
-                found |= {f"{what}/{name}": ", ".join(values) for what, values in lists.items() if values}
-        return found
+        copy = end.copy
+        if copy is not None:
+            found |= _found_of_copy(end, copy)
+        if copy is not None and of_the_copy:
+            booted = copy.power is Power.RUNNING and now >= copy.settled_at_ms
+            return found | _found_of_point(copy.point) | _found_of_adapters(copy.adapters, booted=booted)
+        return found | _found_of_point(end.recovery_point) | _found_of_adapters(end.adapters, booted=running(end, now))
 
     def _vms(self) -> tuple[HostedVm, ...]:
         with self._store.transaction() as world:
@@ -294,16 +303,60 @@ _FAULTS: Mapping[FaultKind | None, _Done] = {
 _SETTLES = frozenset({Action.START, Action.SHUT_DOWN, Action.CANCEL_FAILOVER})
 """Actions that are through only when the guest has booted or shut down."""
 
+_OF_THE_COPY = frozenset({Action.CREATE_TEST, Action.START_TEST, Action.VERIFY_TEST})
+"""Actions whose answer is about the test copy."""
+
+
+def _settled_at_ms(end: End, action: Action) -> int:
+    """When the action is through; 0 where it is at once."""
+    if action is Action.START_TEST and end.copy is not None:
+        return end.copy.settled_at_ms
+    return end.settled_at_ms if action in _SETTLES else 0
+
+
+def _found_of_point(point: RecoveryPoint | None) -> dict[str, str]:
+    if point is None:
+        return {"recovery_point": "", "recovery_point_at_ms": "0"}
+    return {"recovery_point": point.point_id, "recovery_point_at_ms": str(point.at_ms)}
+
+
+def _found_of_adapters(adapters: Sequence[EndAdapter], *, booted: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for adapter in adapters:
+        name = adapter.adapter_id
+        found[f"connected/{name}"] = "yes" if adapter.connected else "no"
+        if booted:
+            configured = adapter.configured
+            lists = {"addresses": configured.addresses, "gateways": configured.gateways, "dns": configured.dns}
+            found |= {f"{what}/{name}": ", ".join(values) for what, values in lists.items() if values}
+    return found
+
+
+def _found_of_copy(end: End, copy: IsolatedCopy) -> dict[str, str]:
+    return {
+        "test_network": copy.network,
+        "test/node": end.node,
+        "test/mode": str(ReplicationMode.TEST_REPLICA),
+        "test/power": str(copy.power),
+        "test/run": copy.run_id,
+        "test/recovery_point": copy.point.point_id,
+        "test/recovery_point_at_ms": str(copy.point.at_ms),
+    }
+
 
 def _active(world: Transaction, end: End, peer: End | None) -> bool:
     return active(end, peer, peer_reachable=peer is not None and world.link_up and world.sites()[peer.site])
 
 
-def _leases(world: Transaction, end: End) -> dict[tuple[str, int], str]:
+def _leases(world: Transaction, end: End, action: Action) -> dict[tuple[str, int], str]:
+    """The DHCP leases for what the action boots, the VM or its test copy: each has its own."""
+    staged, client = (end.staged, end.vm_id) if action is Action.START else ((), "")
+    if action is Action.START_TEST and end.copy is not None:
+        staged, client = end.copy.staged, f"{end.vm_id} - Test"
     leases: dict[tuple[str, int], str] = {}
-    for plan in end.staged:
+    for plan in staged:
         for version in wants_lease(plan):
-            site, number = world.lease_number(end.site, end.vm_id, plan.adapter_id)
+            site, number = world.lease_number(end.site, client, plan.adapter_id)
             if version == IPV4:
                 address, prefix = _LEASED_IPV4[(site << 12) + 10 + number], 20
             else:

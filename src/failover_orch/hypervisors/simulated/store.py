@@ -27,10 +27,11 @@ __all__ = ["SCHEMA", "Store", "Transaction", "real_clock"]
 
 _Value = TypeVar("_Value")
 
-_VERSION = 1
+_VERSION = 2
 
 SCHEMA = f"""
-CREATE TABLE world (link_up INTEGER NOT NULL, boot_ms INTEGER NOT NULL, shutdown_ms INTEGER NOT NULL);
+CREATE TABLE world (link_up INTEGER NOT NULL, boot_ms INTEGER NOT NULL, shutdown_ms INTEGER NOT NULL,
+                    points_kept INTEGER NOT NULL);
 CREATE TABLE sites (site TEXT PRIMARY KEY, powered INTEGER NOT NULL, number INTEGER NOT NULL);
 CREATE TABLE clusters (cluster TEXT PRIMARY KEY, site TEXT NOT NULL, value TEXT NOT NULL);
 CREATE TABLE vms (vm_id TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -46,6 +47,9 @@ CREATE TABLE effects (number INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NU
 CREATE INDEX effects_of_vm ON effects (vm_id, run_id);
 CREATE TABLE faults (number INTEGER PRIMARY KEY AUTOINCREMENT, vm_id TEXT NOT NULL, action TEXT NOT NULL,
                      kind TEXT NOT NULL, remaining INTEGER NOT NULL);
+CREATE TABLE closed_ports (vm_id TEXT NOT NULL, port INTEGER NOT NULL, PRIMARY KEY (vm_id, port));
+CREATE TABLE silenced (vm_id TEXT PRIMARY KEY);
+CREATE TABLE ran_twice (vm_id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL);
 CREATE TABLE outbox (position INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NULL, kind TEXT NOT NULL,
                      value TEXT NOT NULL, sent INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX unsent ON outbox (site, position) WHERE sent = 0;
@@ -125,6 +129,11 @@ class Transaction:
         """How long a boot and a shutdown take, in milliseconds."""
         boot, shutdown = self._db.execute("SELECT boot_ms, shutdown_ms FROM world").fetchone()
         return boot, shutdown
+
+    @property
+    def points_kept(self) -> int:
+        """How many recovery points a replica keeps."""
+        return self._one("SELECT points_kept FROM world")
 
     def sites(self) -> dict[str, bool]:
         """Every site, and whether it has power."""
@@ -270,6 +279,33 @@ class Transaction:
             return None
         self._db.execute("UPDATE faults SET remaining = remaining - 1 WHERE number = ?", (row[0],))
         return FaultKind(row[1])
+
+    def silenced(self) -> frozenset[str]:
+        """The VMs whose replication cycles come to nothing, though their sites reach each other."""
+        return frozenset(vm_id for (vm_id,) in self._db.execute("SELECT vm_id FROM silenced"))
+
+    def set_silenced(self, vm_id: str, silent: bool) -> None:
+        change = "INSERT OR IGNORE INTO silenced VALUES (?)" if silent else "DELETE FROM silenced WHERE vm_id = ?"
+        self._db.execute(change, (vm_id,))
+
+    def closed_ports(self, vm_id: str = "") -> frozenset[tuple[str, int]]:
+        """VMs, all or the one, and the TCP ports at which their guests do not listen."""
+        return frozenset(self._db.execute("SELECT vm_id, port FROM closed_ports WHERE ? IN ('', vm_id)", (vm_id,)))
+
+    def set_port(self, vm_id: str, port: int, *, closed: bool) -> None:
+        change = "INSERT OR IGNORE INTO closed_ports VALUES (?, ?)"
+        if not closed:
+            change = "DELETE FROM closed_ports WHERE vm_id = ? AND port = ?"
+        self._db.execute(change, (vm_id, port))
+
+    # What must never be
+
+    def ran_twice(self) -> tuple[str, ...]:
+        """The VMs that at some time ran at both their ends."""
+        return tuple(vm_id for (vm_id,) in self._db.execute("SELECT vm_id FROM ran_twice ORDER BY vm_id"))
+
+    def note_ran_twice(self, vm_id: str, now_ms: int) -> None:
+        self._db.execute("INSERT OR IGNORE INTO ran_twice VALUES (?, ?)", (vm_id, now_ms))
 
     # The outbox
 

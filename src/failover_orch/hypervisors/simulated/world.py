@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkstemp
+from typing import TypeVar
 
 from failover_orch.domain.facts import MoveKind
 from failover_orch.domain.inventory import ClusterInventory, NodeState, VmInventory
@@ -15,10 +16,22 @@ from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import ConfigError, LookupFailed, StepRefused
 from failover_orch.hypervisors.protocol import Power
 from failover_orch.hypervisors.simulated.cycles import replicate_due
-from failover_orch.hypervisors.simulated.ends import Configuration, Effect, End, EndAdapter, FaultKind, PlacedVm
+from failover_orch.hypervisors.simulated.ends import (
+    Configuration,
+    Effect,
+    End,
+    EndAdapter,
+    FaultKind,
+    IsolatedCopy,
+    PlacedVm,
+    RecoveryPoint,
+)
+from failover_orch.hypervisors.simulated.shipping import with_point
 from failover_orch.hypervisors.simulated.store import SCHEMA, Store, Transaction, connect, real_clock
 
 __all__ = ["SimulatedWorld"]
+
+_Machine = TypeVar("_Machine", End, IsolatedCopy)
 
 
 class SimulatedWorld:
@@ -43,22 +56,29 @@ class SimulatedWorld:
         *,
         boot_ms: int = 200,
         shutdown_ms: int = 100,
+        recovery_points: int = 24,
         clock: Callable[[], int] = real_clock,
     ) -> SimulatedWorld:
         """Make a world in which all VMs run at their primaries and are replicated, and open it.
 
+        Each replica keeps the last so many `recovery_points`, and has one to begin with.
+
         The file appears whole or not at all, so agents that race to create the same world all open the same one.
 
         Raises:
-            ConfigError: a VM names a node or site that no cluster has, or two ends at one site.
+            ConfigError: a VM names a node or site that no cluster has, or two ends at one site; or no recovery point
+                would be kept.
             FileExistsError: there is such a file already.
 
         """
+        if recovery_points < 1:
+            raise ConfigError(f"a replica keeps at least one recovery point, {recovery_points} is too few")
         path = Path(path)
         descriptor, draft = mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(descriptor)
         try:
-            _write(Path(draft), clusters, vms, boot_ms=boot_ms, shutdown_ms=shutdown_ms, now_ms=clock())
+            constants = (boot_ms, shutdown_ms, recovery_points)
+            _write(Path(draft), clusters, vms, constants, now_ms=clock())
             # A link, other than a rename, does not replace what another process has put there meanwhile.
             os.link(draft, path)
         finally:
@@ -106,6 +126,35 @@ class SimulatedWorld:
         """Every action that really changed something, in order: what an oracle counts."""
         with self._store.transaction() as world:
             return world.effects(vm_id, run_id)
+
+    def recovery_points(self, vm_id: str, site: str = "") -> tuple[RecoveryPoint, ...]:
+        """What the VM's replica, or its end at the site, can be failed over to; newest last.
+
+        Raises:
+            LookupFailed: no such VM, or not at that site.
+
+        """
+        with self._store.transaction() as world:
+            ends = (_end(world, vm_id, site),) if site else _ends(world, vm_id)
+            return tuple(point for end in ends for point in end.recovery_points)
+
+    def silenced(self) -> frozenset[str]:
+        """The VMs whose replication was silenced."""
+        with self._store.transaction() as world:
+            return world.silenced()
+
+    def closed_ports(self) -> frozenset[tuple[str, int]]:
+        """VMs and the TCP ports at which their guests do not listen: they do at all others, once they have booted."""
+        with self._store.transaction() as world:
+            return world.closed_ports()
+
+    def ran_twice(self) -> tuple[str, ...]:
+        """The VMs that at some time were started at one end while they ran at the other: what must never be.
+
+        A test copy does not count: it is isolated.
+        """
+        with self._store.transaction() as world:
+            return world.ran_twice()
 
     # What happens to VMs
 
@@ -229,6 +278,51 @@ class SimulatedWorld:
         with self._store.transaction() as world:
             world.link_up = True
 
+    def silence_replication(self, vm_id: str) -> None:
+        """Let a VM's replication cycles come to nothing, though the sites reach each other.
+
+        Raises:
+            LookupFailed: no such VM.
+
+        """
+        self._set_silenced(vm_id, silent=True)
+
+    def restore_replication(self, vm_id: str) -> None:
+        """Let a VM that was silenced replicate again.
+
+        Raises:
+            LookupFailed: no such VM.
+
+        """
+        self._set_silenced(vm_id, silent=False)
+
+    def _set_silenced(self, vm_id: str, *, silent: bool) -> None:
+        with self._store.transaction() as world:
+            world.vm(vm_id)
+            world.set_silenced(vm_id, silent)
+
+    def close_port(self, vm_id: str, port: int) -> None:
+        """Nothing listens at this TCP port of the VM any more, wherever it runs.
+
+        Raises:
+            LookupFailed: no such VM.
+
+        """
+        with self._store.transaction() as world:
+            world.vm(vm_id)
+            world.set_port(vm_id, port, closed=True)
+
+    def open_port(self, vm_id: str, port: int) -> None:
+        """Something listens at this TCP port of the VM again.
+
+        Raises:
+            LookupFailed: no such VM.
+
+        """
+        with self._store.transaction() as world:
+            world.vm(vm_id)
+            world.set_port(vm_id, port, closed=False)
+
     def set_node(self, node: str, state: NodeState, *, site: str = "") -> None:
         """Set a node UP, PAUSED or DOWN. What runs on a node that goes DOWN is off.
 
@@ -240,7 +334,8 @@ class SimulatedWorld:
             cluster, present = world.node(site, node)
             now = self._clock()
             nodes = tuple(replace(present, state=state) if other.name == node else other for other in cluster.nodes)
-            changed = replace(cluster, nodes=nodes, reported_at_ms=now)
+            # Never twice the same: of two reports of one time, the second would be taken for a repetition.
+            changed = replace(cluster, nodes=nodes, reported_at_ms=max(now, cluster.reported_at_ms + 1))
             world.put_cluster(changed)
             world.tell(cluster.site, changed)
             if state is NodeState.DOWN:
@@ -283,25 +378,32 @@ def _powered(world: Transaction, site: str) -> None:
 
 def _switch_off(world: Transaction, ends: Collection[End], now_ms: int) -> None:
     for end in ends:
-        if end.power is Power.RUNNING:
-            world.put_end(replace(end, power=Power.OFF, settled_at_ms=now_ms))
+        off = _off(end, now_ms)
+        if off.copy is not None:
+            off = replace(off, copy=_off(off.copy, now_ms))
+        if off != end:
+            world.put_end(off)
+
+
+def _off(machine: _Machine, now_ms: int) -> _Machine:
+    return replace(machine, power=Power.OFF, settled_at_ms=now_ms) if machine.power is Power.RUNNING else machine
 
 
 def _write(
     path: Path,
     clusters: Sequence[ClusterInventory],
     vms: Sequence[PlacedVm],
+    constants: tuple[int, int, int],
     *,
-    boot_ms: int,
-    shutdown_ms: int,
     now_ms: int,
 ) -> None:
+    """`constants` are the durations of a boot and a shutdown, and how many recovery points are kept."""
     connection = connect(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript("BEGIN;" + SCHEMA)
         world = Transaction(connection)
-        connection.execute("INSERT INTO world VALUES (1, ?, ?)", (boot_ms, shutdown_ms))
+        connection.execute("INSERT INTO world VALUES (1, ?, ?, ?)", constants)
         for number, site in enumerate(dict.fromkeys(cluster.site for cluster in clusters)):
             connection.execute("INSERT INTO sites VALUES (?, 1, ?)", (site, number))
         for cluster in clusters:
@@ -336,11 +438,10 @@ def _created(world: Transaction, placed: PlacedVm, now_ms: int) -> tuple[End, ..
         MoveKind.PLACED,
         now_ms,
         last_replication_at_ms=now_ms,
-        recovery_point_at_ms=now_ms,
         next_cycle_at_ms=now_ms + replication.frequency_s * 1000,
     )
     if replication.state is ReplicationState.DISABLED:
-        return (replace(primary, mode=ReplicationMode.NONE, last_replication_at_ms=0, recovery_point_at_ms=0),)
+        return (replace(primary, mode=ReplicationMode.NONE, last_replication_at_ms=0),)
     if replication.replica_site == replication.primary_site:
         raise ConfigError(f"VM {vm.name!r} replicates from {replication.primary_site!r} to itself")
     replica = replace(
@@ -354,7 +455,7 @@ def _created(world: Transaction, placed: PlacedVm, now_ms: int) -> tuple[End, ..
         adapters=tuple(replace(adapter, connected=False) for adapter in primary.adapters),
     )
     if placed.replica_node:
-        return primary, replica
+        return primary, with_point(replica, now_ms, world.points_kept)
     return (
         _waiting(primary, ReplicationState.READY_FOR_INITIAL_REPLICATION, now_ms),
         _waiting(replica, ReplicationState.WAITING_FOR_INITIAL_REPLICATION, now_ms),
@@ -363,7 +464,7 @@ def _created(world: Transaction, placed: PlacedVm, now_ms: int) -> tuple[End, ..
 
 def _waiting(end: End, state: ReplicationState, now_ms: int) -> End:
     """An end of a VM whose replica has not been placed: its first cycle is due as soon as it is."""
-    return replace(end, state=state, last_replication_at_ms=0, recovery_point_at_ms=0, next_cycle_at_ms=now_ms)
+    return replace(end, state=state, last_replication_at_ms=0, next_cycle_at_ms=now_ms)
 
 
 def _cluster(world: Transaction, vm: VmInventory, site: str, node: str, expected: str) -> str:
