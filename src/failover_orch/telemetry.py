@@ -312,7 +312,7 @@ def _trace_ids() -> dict[str, str]:
 
 
 def _traceback(record: logging.LogRecord) -> str:
-    if record.exc_info is None or record.exc_info[1] is None:
+    if not record.exc_info or record.exc_info[1] is None:
         return ""
     return "".join(traceback.format_exception(record.exc_info[1]))
 

@@ -88,7 +88,7 @@ def test_topics_that_are_there(settings: Settings) -> None:
         topics_commands.app, ["create", "--bootstrap", settings.bootstrap], env=environment(settings)
     )
     assert result.exit_code == 0
-    assert result.stdout.count("as it ought to be") == 17
+    assert result.stdout.count("as it ought to be") == 20
 
 
 def test_topics_that_differ_are_in_a_table(settings: Settings) -> None:

@@ -33,7 +33,7 @@ class Order:
 
 
 class Agent:
-    """The agents of one site, of which one is at work. `publish` puts a result on its way."""
+    """The agents of one site, one at a time. `publish` puts a result on its way, `began` is told of each new agent."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Agent:
         *,
         publish: Callable[[StepResult], None],
         performed: Callable[[StepCommand], None],
+        began: Callable[[str], None],
         say: Callable[[str], None],
     ) -> None:
         self.site = site
@@ -56,6 +57,7 @@ class Agent:
         """How far somebody has looked through them."""
         self._publish = publish
         self._performed = performed
+        self._began = began
         self._say = say
         self._alive = True
         self._life = 0
@@ -96,6 +98,7 @@ class Agent:
     def _back(self, life: int) -> None:
         self._alive = True
         if self._life == life:
+            self._began(self.site.name)
             self.resume()
 
     def _begin(self, order: Order) -> None:

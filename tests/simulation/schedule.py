@@ -138,6 +138,8 @@ class Schedule:
     """How long a record takes at most, where nothing delays it."""
     periodic: bool
     """Health is reported and evidence given all the time: what automatic failovers need."""
+    sees_power: bool
+    """The witness in the third place sees whether a site has power, and not only whether it answers."""
     obliging: bool
     """In the end somebody answers whatever still waits for a person."""
     avro: bool
@@ -179,6 +181,7 @@ class _Draw:
             skews_ms=(0, r.choice((0, 0, -1_500, 900))),
             slowest_ms=r.choice((5, 30, 200)),
             periodic=self._automatic,
+            sees_power=self._chance(0.85),
             obliging=self._chance(0.6),
             avro=self._seed % 50 == 49,
             happenings=tuple(sorted(self._happenings, key=lambda each: each.at_ms)),

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from failover_orch.domain import Action, RunSnapshot, RunState, StepCommand, StepOutcome
+from failover_orch.streams.folding import Folding
 from simulation.defects import DEFECTS, caught
 from simulation.documents import PAGE, invariants_table, part, put
 from simulation.invariants import INVARIANTS, Violated, Watchman
@@ -54,9 +55,12 @@ def test_records_in_avro_lead_to_the_same() -> None:
 
 
 def test_what_fails_is_made_small_and_still_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(self: Watchman, value: object, *_: object) -> None:
+    really = Watchman.told
+
+    def told(self: Watchman, value: object, partition: int, folding: Folding) -> None:
         if isinstance(value, RunSnapshot) and value.state is RunState.CANCELLED:
             raise Violated("I1", value.run_id)
+        really(self, value, partition, folding)
 
     monkeypatch.setattr(Watchman, "told", told)
     schedule, failure = next(

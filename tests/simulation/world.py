@@ -118,6 +118,7 @@ class World:
                 self._random,
                 publish=self.publish,
                 performed=self._performed,
+                began=self._tell_inventory,
                 say=self.say,
             )
             for name, site in self.sites.items()
@@ -432,9 +433,7 @@ class World:
     def _isolated(self, happening: Happening) -> None:
         site = self.sites[happening.target]
         site.isolated = True
-        # Its VMs run on where nobody sees it. A witness who says that it is gone is wrong then, and only a fence device
-        # could know.
-        self.false_claims.add(site.name)
+        # Its VMs run on where nobody sees it: that it cannot be reached proves nothing.
         self.agents[site.name].stop()
         self.loop.after(happening.lasts_ms, self._joined, site)
 
@@ -557,14 +556,21 @@ class World:
                     for machine in self.hypervisors.machines.values():
                         self._report(machine, machine.ends[site.name])
                 self.publish(Evidence(f"agent-{site.name}", site.name, site.name, Verdict.UP, self.now_ms))
-            gone = not site.reachable or site.name in self._accused
-            verdict = Verdict.UNREACHABLE if gone else Verdict.UP
+            verdict = self._seen_by_witness(site)
             self.publish(Evidence(_WITNESS, _THIRD, site.name, verdict, self.now_ms))
             if self._second_witness:
                 # In the same place as the first: it says nothing that the first does not.
                 self.publish(Evidence(f"{_WITNESS}-2", _THIRD, site.name, verdict, self.now_ms))
             if site.name in self._off:
                 self.publish(Evidence("pdu", _THIRD, site.name, Verdict.OFF, self.now_ms, detail="power cut"))
+
+    def _seen_by_witness(self, site: Site) -> Verdict:
+        """A witness who sees whether there is power can say DOWN; one who only probes cannot tell that from a cut."""
+        if site.name in self._accused:
+            return Verdict.DOWN
+        if not site.powered and self.schedule.sees_power:
+            return Verdict.DOWN
+        return Verdict.UP if site.reachable else Verdict.UNREACHABLE
 
     def _report(self, machine: Machine, end: End) -> None:
         if not self.hypervisors.up(end):

@@ -52,7 +52,7 @@ from sites import (
     word,
 )
 from topics import CODEC, publisher
-from workers import running_workers, say, until
+from workers import Workers, running_workers, say, until
 
 from failover_orch.audit import verify_topics
 from failover_orch.config import Settings
@@ -74,7 +74,7 @@ from failover_orch.domain import (
 from failover_orch.hypervisors.simulated import SimulatedWorld
 from failover_orch.kafka import LocalKafka, create_topics, desired_topics
 
-__all__ = ["SHORT", "Outcome", "Size", "long_form", "plan", "plan_chaos"]
+__all__ = ["SHORT", "UNREAD_AT_MOST_S", "Outcome", "Readers", "Size", "long_form", "plan", "plan_chaos"]
 
 _PLANNED, _UNPLANNED, _TEST, _REPROTECT, _FAILBACK = FailoverKind
 WINDOW_MS = 3_000
@@ -83,6 +83,8 @@ ITSELF = f" in {WINDOW_MS // 1000} s"
 RUN_WITHIN_S = 600.0
 ROUNDS = 8
 """How often a plan that ended with failures is resumed at most."""
+UNREAD_AT_MOST_S = 90.0
+"""How long a partition may have no reader: a paused broker, a worker that gives up for it, and the next one's start."""
 SAID_AGAIN_S = 15.0
 """A word that changed nothing for so long is said again."""
 SHARES = {"foundation": 0.1, "databases": 0.2, "apps": 0.4, "edge": 0.2}
@@ -318,6 +320,30 @@ class Stage:
         return []
 
 
+@dataclass(slots=True)
+class Readers:
+    """Watches that every partition has a worker that reads it: one that has none stands still, whoever else works."""
+
+    partitions: int
+    longest_s: dict[int, float] = field(default_factory=dict)
+
+    async def watch(self, workers: Workers, count: int) -> None:
+        """Look on until cancelled."""
+        since = dict.fromkeys(range(self.partitions), time.monotonic())
+        while True:
+            now = time.monotonic()
+            reads = {partition for number in range(count) for partition in workers.reads(number)}
+            for partition in since:
+                self.longest_s[partition] = max(self.longest_s.get(partition, 0.0), now - since[partition])
+            since |= dict.fromkeys(reads, now)
+            await asyncio.sleep(0.5)
+
+    def unread(self) -> list[str]:
+        """Partitions that nobody read for too long."""
+        late = {partition: seconds for partition, seconds in self.longest_s.items() if seconds > UNREAD_AT_MOST_S}
+        return [f"nobody read partition {partition} for {seconds:.0f} s" for partition, seconds in late.items()]
+
+
 async def first_plan(stage: Stage, size: Size, vm_ids: Sequence[str], striking: Callable[[], bool]) -> None:
     """Tested, failed over and back, cancelled; and on as long as faults strike."""
     for kind in size.scenes:
@@ -388,21 +414,26 @@ async def plan_chaos(settings: Settings, directory: Path, size: Size, kafka: Loc
                     strike_brokers(size.faults, kafka, follower.count, struck, every=size.brokers_every)
                 )
             )
+        readers = Readers(settings.partitions)
+        watching = asyncio.create_task(readers.watch(workers, size.workers))
         standing_by = asyncio.create_task(stage.stand_by())
         nodes = sorted({here for vm_id, (here, _) in vms.items() if vm_id in plans["crm"]})
         scenes = (
             first_plan(stage, size, plans["erp"], lambda: not all(task.done() for task in striking)),
             second_plan(stage, size, plans["crm"], nodes),
         )
-        await _all(scenes, [*striking, standing_by])
+        await _all(scenes, [*striking, standing_by, watching])
         outcome = await _judge(stage, list(vms))
+        outcome.violations += readers.unread()
         outcome.figures |= _figures(stage, struck, began)
+        outcome.figures["longest that a partition had no reader"] = f"{max(readers.longest_s.values()):.0f} s"
         outcome.figures["workers that ended themselves"] = len(workers.left)
         outcome.figures["agents that ended themselves"] = sum(len(supervised.left) for supervised in agents.values())
         outcome.notes = [
             *(f"resumed: {which}" for which in stage.resumed),
             *(f"{number} times: {which}" for which, number in stage.waited.items()),
             *(f"a worker ended itself: {why}" for why in workers.said_at_the_end()),
+            *(f"an agent ended itself: {words}" for each in agents.values() for words in each.last_words),
         ]
         if not outcome.sound:
             workers.show()

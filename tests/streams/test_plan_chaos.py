@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_chaos import SHORT, long_form, plan, plan_chaos
+from plan_chaos import SHORT, UNREAD_AT_MOST_S, Readers, long_form, plan, plan_chaos
 from plan_oracle import (
     astray,
     effects_of_runs,
@@ -141,6 +141,11 @@ def test_plans_that_say_what_is_not_so_and_lines_that_are_twice_there_are_found(
     assert lines_doubled_or_missing([], [said], ["g/after/s"]) != []
     assert told_out_of_order([{"vm_id": "a", "epoch": 2}, {"vm_id": "b", "epoch": 1}, {"vm_id": "a", "epoch": 3}]) == []
     assert told_out_of_order([{"vm_id": "a", "epoch": 2}, {"vm_id": "a", "epoch": 2}]) != []
+
+
+def test_a_partition_that_nobody_reads_is_found() -> None:
+    assert Readers(2, {0: 1.0, 1: UNREAD_AT_MOST_S}).unread() == []
+    assert Readers(2, {0: 1.0, 1: UNREAD_AT_MOST_S + 1}).unread() == ["nobody read partition 1 for 91 s"]
 
 
 @pytest.mark.parametrize("seed", range(3))

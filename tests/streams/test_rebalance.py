@@ -25,6 +25,7 @@ from failover_orch.domain import (
     VmInventory,
     VmMoved,
 )
+from failover_orch.streams import EXIT_FAULT
 
 VMS = 40
 ROUNDS = 100
@@ -98,6 +99,38 @@ async def test_a_step_that_nobody_answers_is_issued_again_though_its_worker_was_
         entries = [entry.what for entry in await values(settings, "failover-journal")]
         assert sum(entry.startswith("U1 failed, tried again") for entry in entries) == 1
         assert [entry.sequence for entry in await values(settings, "failover-journal")] == list(range(len(entries)))
+
+
+SLOW_TO_CONNECT = """
+import asyncio
+from failover_orch.config import Settings
+from failover_orch.streams import app, partition
+from failover_orch.worker import run_worker
+
+app.REQUEST_TIMEOUT_S = 6.0
+
+async def start_client(client):
+    # As when a broker is paused: it goes on to the end, though the caller be cancelled.
+    connecting = asyncio.ensure_future(asyncio.sleep(3600))
+    while not connecting.done():
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            pass
+
+partition.start_client = start_client
+run_worker(Settings.from_environment())
+"""
+
+
+async def test_a_worker_that_cannot_take_up_its_partitions_in_time_ends_itself(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """It would keep them, and its heartbeats, and read nothing for good: Faust takes up no later rebalance."""
+    with running_workers(settings, tmp_path, 1, (sys.executable, "-c", SLOW_TO_CONNECT)) as workers:
+        await until(lambda: bool(workers.left), "the worker ends itself")
+        assert workers.left[0] == EXIT_FAULT
+        assert "could not be taken up in time" in workers.said_at_the_end()[0]
 
 
 async def test_fausts_own_command_runs_a_worker_too(settings: Settings, tmp_path: Path) -> None:

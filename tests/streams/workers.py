@@ -40,6 +40,7 @@ class _Slot:
     process: subprocess.Popen[bytes] | None = None
     wanted: bool = False
     left: list[int] = field(default_factory=list)
+    last_words: list[str] = field(default_factory=list)
 
 
 class Supervised:
@@ -111,6 +112,11 @@ class Supervised:
         """Exit statuses of those that left by themselves."""
         return [status for slot in self._slots for status in slot.left]
 
+    @property
+    def last_words(self) -> list[str]:
+        """The last line of each log of those that left by themselves."""
+        return [words for slot in self._slots for words in slot.last_words]
+
     def show(self) -> None:
         """Print the last lines of every log: pytest shows them where a test fails."""
         for slot in self._slots:
@@ -157,6 +163,8 @@ class Supervised:
                 for number, slot in enumerate(self._slots):
                     if slot.wanted and slot.process is not None and (status := slot.process.poll()) is not None:
                         slot.left.append(status)
+                        lines = slot.logs[-1].read_text(errors="replace").splitlines()
+                        slot.last_words.append(f"{slot.logs[-1].name}: {lines[-1] if lines else 'nothing'}")
                         self._launch(number)
 
 

@@ -247,6 +247,15 @@ def test_no_field_can_cost_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "odd" in str(line["event"])
 
 
+def test_an_error_that_brings_no_exception_is_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the event loop says of a task that was left: a record whose `exc_info` is False, and not None."""
+    telemetry.start("worker", Settings())
+    logging.getLogger("asyncio").error("Task was destroyed but it is pending!", exc_info=False)
+    (line,) = json_lines(capsys)
+    assert line["event"] == "Task was destroyed but it is pending!"
+    assert "exception" not in line
+
+
 def test_a_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     telemetry.start("worker", Settings(log_level="DEBUG"))

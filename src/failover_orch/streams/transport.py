@@ -157,28 +157,37 @@ class _ChunkConsumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         """Stand every partition where its task stands. Called by Faust after each rebalance."""
-        positions: Positions = self.app.positions
         reading = self._renumber()
+        # Not `asyncio.timeout`: a client that is just connecting cannot be cancelled at once. Faust waits a bit longer
+        # than this; then it gives this and every later rebalance up without a word, and the worker idles for good.
+        taking_up = asyncio.ensure_future(self._take_up(reading))
+        taking_up.add_done_callback(_look_at)
         try:
-            # Faust waits a little longer; then it gives the rebalance up without a word, and the worker idles.
-            async with asyncio.timeout(self.app.conf.broker_request_timeout - SEEK_MARGIN_S):
-                await super().perform_seek()  # for Faust's own account of what is committed; we stand elsewhere
-                assigned = {(tp.topic, tp.partition): tp for tp in self.assignment()}
-                begin = await positions.begin_reading(frozenset(assigned), reading)
-                if reading != self._reading:
-                    return  # another rebalance has begun; it comes by here too
-                seek = {assigned[place]: offset for place, offset in begin.items()}
-                # Before the seek: what is fetched right behind it finds them here.
-                self._next.update(seek)
-                self._read_offset.update({tp: offset or None for tp, offset in seek.items()})
-                await self._thread.begin(seek, reading)
-        except Exception as error:
-            if reading != self._reading or isinstance(error, IllegalStateError):
-                # Another rebalance has begun and changed what is ours; by this error Faust knows to wait for its end.
-                raise IllegalStateError("overtaken by another rebalance") from error
-            # Whatever it is: Faust would go on without reading, silently.
-            late = PartitionFault("reading could not be taken up in time after a rebalance: is Kafka slow or away?")
-            positions.fail(late if isinstance(error, TimeoutError) else error)
+            await asyncio.wait([taking_up], timeout=self.app.conf.broker_request_timeout - SEEK_MARGIN_S)
+        finally:
+            taking_up.cancel()
+        error = _error_of(taking_up)
+        if error is None:
+            return
+        if reading != self._reading or isinstance(error, IllegalStateError):
+            # Another rebalance has begun and changed what is ours; by this error Faust knows to wait for its end.
+            raise IllegalStateError("overtaken by another rebalance") from error
+        # Whatever it is: Faust would go on without reading, silently.
+        self.app.positions.fail(error)
+
+    async def _take_up(self, reading: int) -> None:
+        """Stand every assigned partition where its task stands, unless another rebalance begins meanwhile."""
+        positions: Positions = self.app.positions
+        await super().perform_seek()  # for Faust's own account of what is committed; we stand elsewhere
+        assigned = {(tp.topic, tp.partition): tp for tp in self.assignment()}
+        begin = await positions.begin_reading(frozenset(assigned), reading)
+        if reading != self._reading:
+            return  # another rebalance has begun; it comes by here too
+        seek = {assigned[place]: offset for place, offset in begin.items()}
+        # Before the seek: what is fetched right behind it finds them here.
+        self._next.update(seek)
+        self._read_offset.update({tp: offset or None for tp, offset in seek.items()})
+        await self._thread.begin(seek, reading)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:  # noqa: ASYNC109 (Faust's signature)
         """Fetch, and hand out in chunks."""
@@ -209,6 +218,21 @@ class _ChunkConsumer(driver.Consumer):
         self._reading += 1
         self._next.clear()
         return self._reading
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Look at how a task ended, also where nobody waits for it any more: the loop complains of what nobody looks at."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _error_of(taking_up: asyncio.Task[None]) -> BaseException | None:
+    """Why reading was not taken up, or None."""
+    if not taking_up.done():
+        return PartitionFault("reading could not be taken up in time after a rebalance: is Kafka slow or away?")
+    if taking_up.cancelled():
+        return PartitionFault("taking up reading after a rebalance was cut off")
+    return taking_up.exception()
 
 
 class ChunkTransport(driver.Transport):
