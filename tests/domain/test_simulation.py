@@ -475,6 +475,9 @@ def _settled(run: PlanRun, task_id: str) -> bool:
     done = progress.state in (StepState.DONE, StepState.UNDONE) or (
         progress.state in (StepState.WAITING, StepState.ISSUED) and bool(task.vm_id)
     )
+    if progress.state is StepState.SKIPPED and task.gate is not None:
+        # Nobody was there to ask: what that means for the plan, the failure of its VM says.
+        return any(each.step == task.vm_id and each.state is StepState.FAILED for each in run.progress)
     return done or (progress.state is StepState.FAILED and bool(progress.attempt))
 
 
