@@ -16,10 +16,10 @@ from failover_orch.domain.records import Action, StepCommand
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.domain.transitions import FAILED_OVER, RECEIVES, SENDS
 from failover_orch.hypervisors import Power
-from failover_orch.hypervisors.simulated import cycles, rules
-from failover_orch.hypervisors.simulated.ends import Configuration, End, EndAdapter, RecoveryPoint
-from failover_orch.hypervisors.simulated.shipping import received, shipped
-from failover_orch.hypervisors.simulated.surroundings import Surroundings, fenced
+from failover_orch.hypervisors.rules import actions, reports
+from failover_orch.hypervisors.rules.ends import Configuration, End, EndAdapter, RecoveryPoint
+from failover_orch.hypervisors.rules.shipping import received, shipped
+from failover_orch.hypervisors.rules.surroundings import Surroundings, fenced
 
 __all__ = ["Done", "Machine", "Places"]
 
@@ -131,7 +131,7 @@ class Machine:
             == (command.run_id, command.step, command.attempt, command.site)
             for done in self.ledger
         ):
-            change = rules.decide(command, end, self._around(end), now_ms)
+            change = actions.decide(command, end, self._around(end), now_ms)
             self._put(change.end, *([change.peer] if change.peer is not None else []))
             if change.effect:
                 done = Done(now_ms, end.site, command.action, command.run_id, command.step, command.attempt)
@@ -179,16 +179,16 @@ class Machine:
         end = self.ends[site]
         if end.state is ReplicationState.DISABLED or not self._powered(end):
             return None
-        return cycles.report(self.vm, end, now_ms)
+        return reports.report(self.vm, end, now_ms)
 
     def inventory(self, site: str, now_ms: int) -> VmInventory | None:
         """The VM, as the site tells of it; None where that is the other one's to do."""
         end = self.ends[site]
         peer = self._peer(end)
         reachable = not self.places.cut and peer.site not in self.places.dark
-        if not cycles.active(end, peer, peer_reachable=reachable):
+        if not reports.active(end, peer, peer_reachable=reachable):
             return None
-        return cycles.inventory(self.vm, end, peer, now_ms)
+        return reports.inventory(self.vm, end, peer, now_ms)
 
     def _around(self, end: End) -> Surroundings:
         peer = self._peer(end)

@@ -16,11 +16,11 @@ from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses
 from failover_orch.domain.transitions import NEEDS, TEST_COPY_STATE, TRANSITIONS
 from failover_orch.errors import HypervisorError, StaleEpoch, StepFailed, StepRefused
 from failover_orch.hypervisors import Power
+from failover_orch.hypervisors.rules.actions import ALREADY, NOT_A_HYPERVISORS, decide
+from failover_orch.hypervisors.rules.guest import booted, differences
+from failover_orch.hypervisors.rules.looks import LOOKS
+from failover_orch.hypervisors.rules.surroundings import Surroundings
 from failover_orch.hypervisors.simulated import Configuration, End, EndAdapter, RecoveryPoint
-from failover_orch.hypervisors.simulated.guest import booted, differences
-from failover_orch.hypervisors.simulated.looks import LOOKS
-from failover_orch.hypervisors.simulated.rules import ALREADY, NOT_A_HYPERVISORS, decide
-from failover_orch.hypervisors.simulated.surroundings import Surroundings
 from worlds import DR_ADDRESSES, NOW, command, make_vm
 
 ONLY_LOOK = {Action.INSPECT, Action.CHECK_PRIMARY, *LOOKS}

@@ -7,16 +7,8 @@ it, and processes share it. `SimulatedWorld` is the hand from outside (migration
 
 from __future__ import annotations
 
-from failover_orch.hypervisors.simulated.ends import (
-    Configuration,
-    Effect,
-    End,
-    EndAdapter,
-    FaultKind,
-    IsolatedCopy,
-    PlacedVm,
-    RecoveryPoint,
-)
+from failover_orch.hypervisors.rules import Configuration, End, EndAdapter, IsolatedCopy, RecoveryPoint
+from failover_orch.hypervisors.simulated.ends import Effect, FaultKind, PlacedVm
 from failover_orch.hypervisors.simulated.hypervisor import SimulatedHypervisor
 from failover_orch.hypervisors.simulated.world import SimulatedWorld
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,12 +14,15 @@ from failover_orch.domain.records import Action, StepCommand
 from failover_orch.domain.replication import ReplicationMode
 from failover_orch.errors import ConfigError, HypervisorError, StepFailed, StepRefused
 from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed, Power
-from failover_orch.hypervisors.simulated.cycles import active, inventory, replicate_due, report, running
-from failover_orch.hypervisors.simulated.ends import Effect, End, EndAdapter, FaultKind, IsolatedCopy, RecoveryPoint
-from failover_orch.hypervisors.simulated.guest import IPV4, wants_lease
-from failover_orch.hypervisors.simulated.rules import decide
+from failover_orch.hypervisors.rules.actions import decide
+from failover_orch.hypervisors.rules.ends import End
+from failover_orch.hypervisors.rules.findings import OF_THE_COPY, findings
+from failover_orch.hypervisors.rules.guest import IPV4, wants_lease
+from failover_orch.hypervisors.rules.reports import active, inventory, report
+from failover_orch.hypervisors.rules.surroundings import Change, Surroundings, fenced
+from failover_orch.hypervisors.simulated.cycles import replicate_due
+from failover_orch.hypervisors.simulated.ends import Effect, FaultKind
 from failover_orch.hypervisors.simulated.store import Store, Transaction, real_clock
-from failover_orch.hypervisors.simulated.surroundings import Change, Surroundings, fenced
 
 __all__ = ["SimulatedHypervisor"]
 
@@ -88,7 +91,7 @@ class SimulatedHypervisor:
         # on (or off) already, and waits for what is left of that time.
         if (remaining_ms := done.settled_at_ms - self._clock()) > 0:
             await asyncio.sleep(remaining_ms / 1000)
-        observed = await asyncio.to_thread(self._observe, command.vm_id, of_the_copy=command.action in _OF_THE_COPY)
+        observed = await asyncio.to_thread(self._observe, command.vm_id, of_the_copy=command.action in OF_THE_COPY)
         return {**observed, **done.found}
 
     async def observe(self, vm_id: str) -> Mapping[str, str]:
@@ -201,21 +204,7 @@ class SimulatedHypervisor:
             end = world.end(vm_id, self._site)
             if end is None or not world.sites()[self._site]:
                 return {}
-        found = {
-            "node": end.node,
-            "power": str(end.power),
-            "mode": str(end.mode),
-            "state": str(end.state),
-            "epoch": str(end.epoch),
-            "pending_bytes": str(end.pending_bytes),
-        }
-        copy = end.copy
-        if copy is not None:
-            found |= _found_of_copy(end, copy)
-        if copy is not None and of_the_copy:
-            booted = copy.power is Power.RUNNING and now >= copy.settled_at_ms
-            return found | _found_of_point(copy.point) | _found_of_adapters(copy.adapters, booted=booted)
-        return found | _found_of_point(end.recovery_point) | _found_of_adapters(end.adapters, booted=running(end, now))
+        return findings(end, now, of_the_copy=of_the_copy)
 
     def _vms(self) -> tuple[HostedVm, ...]:
         with self._store.transaction() as world:
@@ -303,45 +292,12 @@ _FAULTS: Mapping[FaultKind | None, _Done] = {
 _SETTLES = frozenset({Action.START, Action.SHUT_DOWN, Action.CANCEL_FAILOVER})
 """Actions that are through only when the guest has booted or shut down."""
 
-_OF_THE_COPY = frozenset({Action.CREATE_TEST, Action.START_TEST, Action.VERIFY_TEST})
-"""Actions whose answer is about the test copy."""
-
 
 def _settled_at_ms(end: End, action: Action) -> int:
     """When the action is through; 0 where it is at once."""
     if action is Action.START_TEST and end.copy is not None:
         return end.copy.settled_at_ms
     return end.settled_at_ms if action in _SETTLES else 0
-
-
-def _found_of_point(point: RecoveryPoint | None) -> dict[str, str]:
-    if point is None:
-        return {"recovery_point": "", "recovery_point_at_ms": "0"}
-    return {"recovery_point": point.point_id, "recovery_point_at_ms": str(point.at_ms)}
-
-
-def _found_of_adapters(adapters: Sequence[EndAdapter], *, booted: bool) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for adapter in adapters:
-        name = adapter.adapter_id
-        found[f"connected/{name}"] = "yes" if adapter.connected else "no"
-        if booted:
-            configured = adapter.configured
-            lists = {"addresses": configured.addresses, "gateways": configured.gateways, "dns": configured.dns}
-            found |= {f"{what}/{name}": ", ".join(values) for what, values in lists.items() if values}
-    return found
-
-
-def _found_of_copy(end: End, copy: IsolatedCopy) -> dict[str, str]:
-    return {
-        "test_network": copy.network,
-        "test/node": end.node,
-        "test/mode": str(ReplicationMode.TEST_REPLICA),
-        "test/power": str(copy.power),
-        "test/run": copy.run_id,
-        "test/recovery_point": copy.point.point_id,
-        "test/recovery_point_at_ms": str(copy.point.at_ms),
-    }
 
 
 def _active(world: Transaction, end: End, peer: End | None) -> bool:

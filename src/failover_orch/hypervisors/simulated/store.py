@@ -21,7 +21,8 @@ from failover_orch.domain.inventory import ClusterInventory, Node, NodeState, Vm
 from failover_orch.domain.records import StepCommand
 from failover_orch.errors import ConfigError, LookupFailed
 from failover_orch.hypervisors.protocol import Observation, Observed
-from failover_orch.hypervisors.simulated.ends import Effect, End, FaultKind
+from failover_orch.hypervisors.rules.ends import End
+from failover_orch.hypervisors.simulated.ends import Effect, FaultKind
 
 __all__ = ["SCHEMA", "Store", "Transaction", "real_clock"]
 

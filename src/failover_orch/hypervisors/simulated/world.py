@@ -15,18 +15,10 @@ from failover_orch.domain.records import Action
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import ConfigError, LookupFailed, StepRefused
 from failover_orch.hypervisors.protocol import Power
+from failover_orch.hypervisors.rules.ends import Configuration, End, EndAdapter, IsolatedCopy, RecoveryPoint
+from failover_orch.hypervisors.rules.shipping import with_point
 from failover_orch.hypervisors.simulated.cycles import replicate_due
-from failover_orch.hypervisors.simulated.ends import (
-    Configuration,
-    Effect,
-    End,
-    EndAdapter,
-    FaultKind,
-    IsolatedCopy,
-    PlacedVm,
-    RecoveryPoint,
-)
-from failover_orch.hypervisors.simulated.shipping import with_point
+from failover_orch.hypervisors.simulated.ends import Effect, FaultKind, PlacedVm
 from failover_orch.hypervisors.simulated.store import SCHEMA, Store, Transaction, connect, real_clock
 
 __all__ = ["SimulatedWorld"]

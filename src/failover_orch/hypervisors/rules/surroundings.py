@@ -1,4 +1,4 @@
-"""What the rules of the simulated hypervisor look at besides an end itself, and what they answer."""
+"""What the rules look at besides an end itself, and what they answer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from failover_orch.domain.inventory import AdapterKind, VmInventory
 from failover_orch.domain.records import StepCommand
 from failover_orch.domain.settings import AdapterAddresses
 from failover_orch.errors import StaleEpoch, StepFailed, StepRefused
-from failover_orch.hypervisors.simulated.ends import End, IsolatedCopy, RecoveryPoint
-from failover_orch.hypervisors.simulated.guest import Leases
-from failover_orch.hypervisors.simulated.shipping import chosen
+from failover_orch.hypervisors.rules.ends import End, IsolatedCopy, RecoveryPoint
+from failover_orch.hypervisors.rules.guest import Leases
+from failover_orch.hypervisors.rules.shipping import chosen
 
 __all__ = ["Change", "Surroundings", "copy_of", "fenced", "other_end", "stageable", "wanted_point"]
 

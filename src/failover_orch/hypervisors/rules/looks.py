@@ -1,4 +1,4 @@
-"""The simulated hypervisor's actions that change nothing: what they find, and when they are not content with it."""
+"""The actions that change nothing: what they find, and when they are not content with it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.domain.settings import GateKind
 from failover_orch.errors import StepFailed, StepRefused
 from failover_orch.hypervisors.protocol import Power
-from failover_orch.hypervisors.simulated.ends import End, EndAdapter, IsolatedCopy
-from failover_orch.hypervisors.simulated.guest import differences
-from failover_orch.hypervisors.simulated.surroundings import Surroundings, copy_of
+from failover_orch.hypervisors.rules.ends import End, EndAdapter, IsolatedCopy
+from failover_orch.hypervisors.rules.guest import differences
+from failover_orch.hypervisors.rules.surroundings import Surroundings, copy_of
 
 __all__ = ["LOOKS", "check_primary"]
 

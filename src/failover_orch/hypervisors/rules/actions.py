@@ -1,4 +1,4 @@
-"""What each action changes: the simulated hypervisor's rules as tables, all pure.
+"""What each action changes: the rules of every end as tables, all pure.
 
 Which action is legal when is in `domain.transitions`; `ALREADY` says when there is nothing left to do.
 """
@@ -13,10 +13,10 @@ from failover_orch.domain.replication import FailedOverType, ReplicationMode, Re
 from failover_orch.domain.transitions import FAILED_OVER, PROGRESS, TEST_COPY_STATE, illegal, legal
 from failover_orch.errors import StepFailed, StepRefused
 from failover_orch.hypervisors.protocol import Power
-from failover_orch.hypervisors.simulated.ends import End, IsolatedCopy
-from failover_orch.hypervisors.simulated.guest import booted
-from failover_orch.hypervisors.simulated.looks import LOOKS, check_primary
-from failover_orch.hypervisors.simulated.shipping import (
+from failover_orch.hypervisors.rules.ends import End, IsolatedCopy
+from failover_orch.hypervisors.rules.guest import booted
+from failover_orch.hypervisors.rules.looks import LOOKS, check_primary
+from failover_orch.hypervisors.rules.shipping import (
     bytes_ship_ms,
     chosen,
     fresh,
@@ -25,7 +25,7 @@ from failover_orch.hypervisors.simulated.shipping import (
     shipped,
     with_point,
 )
-from failover_orch.hypervisors.simulated.surroundings import (
+from failover_orch.hypervisors.rules.surroundings import (
     Change,
     Surroundings,
     copy_of,

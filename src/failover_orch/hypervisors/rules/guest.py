@@ -1,4 +1,4 @@
-"""What a simulated guest does with its addresses: pure functions.
+"""What a guest does with its addresses: pure functions.
 
 As Hyper-V's guests: staged addresses are applied by the integration services as the guest boots after a failover, on
 synthetic adapters only. A family that was not staged, and every adapter that cannot be injected, keeps what the
@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_interface
 
 from failover_orch.domain.inventory import AdapterKind, IntegrationServices, VmInventory
 from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses
-from failover_orch.hypervisors.simulated.ends import Configuration, EndAdapter
+from failover_orch.hypervisors.rules.ends import Configuration, EndAdapter
 
 __all__ = ["IPV4", "IPV6", "booted", "differences", "wants_lease"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from failover_orch.domain.terms import PointChoice, WantedPoint
-from failover_orch.hypervisors.simulated.ends import End, EndAdapter, RecoveryPoint
+from failover_orch.hypervisors.rules.ends import End, EndAdapter, RecoveryPoint
 
 __all__ = ["bytes_ship_ms", "chosen", "fresh", "received", "replicated", "shipped", "with_point"]
 
