@@ -8,7 +8,7 @@ What no protocol call can bring about, `Pair` holds functions for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +56,9 @@ TEST = ((Action.CREATE_TEST, "dr"), (Action.START_TEST, "dr"), (Action.VERIFY_TE
 WITH_ADDRESSES = (Action.STAGE_ADDRESSES, Action.VERIFY_ADDRESSES, Action.CREATE_TEST, Action.VERIFY_TEST)
 ISOLATED = "isolated-dr"
 
+Hand = Callable[[], Awaitable[None]]
+"""Something that is done to the sites from outside, and has happened once it returns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -63,13 +66,13 @@ class Pair:
 
     primary: Hypervisor
     dr: Hypervisor
-    power_off_primary: Callable[[], None]
-    power_on_primary: Callable[[], None]
-    cut_link: Callable[[], None]
-    restore_link: Callable[[], None]
-    migrate: Callable[[str], None]
-    """Move vm-1, at the node's site, to the node."""
-    replicate: Callable[[], None]
+    power_off_primary: Hand
+    power_on_primary: Hand
+    cut_link: Hand
+    restore_link: Hand
+    migrate: Callable[[str], Awaitable[None]]
+    """Move vm-1, at the node's site, to the node, and a test copy of it too; until its hypervisor has noticed."""
+    replicate: Hand
     """Let a replication cycle pass, with time enough for it."""
 
     async def do(self, action: Action, site: str = "dr", **fields: Any) -> Mapping[str, str]:
@@ -106,7 +109,7 @@ class HypervisorContract:
         assert (old["power"], old["mode"], old["connected/nic-1"]) == ("OFF", "Replica", "no")
 
     async def test_an_unplanned_failover_starts_the_replica(self, pair: Pair) -> None:
-        pair.power_off_primary()
+        await pair.power_off_primary()
         found: Mapping[str, str] = {}
         for action, site in UNPLANNED:
             found = await pair.do(action, site, attested=True)
@@ -118,14 +121,14 @@ class HypervisorContract:
         self, pair: Pair, workflow: tuple[tuple[Action, str], ...]
     ) -> None:
         if workflow is UNPLANNED:
-            pair.power_off_primary()
+            await pair.power_off_primary()
         for action, site in workflow:
             first = await pair.do(action, site, attested=True)
             assert await pair.do(action, site, attested=True) == first
             assert await pair.do(action, site, attested=True, attempt=2) == first
 
     async def test_a_command_redelivered_after_its_undo_does_nothing(self, pair: Pair) -> None:
-        pair.power_off_primary()
+        await pair.power_off_primary()
         await pair.do(Action.FAIL_OVER)
         await pair.do(Action.CANCEL_FAILOVER)
         again = await pair.do(Action.FAIL_OVER)
@@ -171,10 +174,10 @@ class HypervisorContract:
 
     async def test_preparing_needs_the_link(self, pair: Pair) -> None:
         await pair.do(Action.SHUT_DOWN, "primary")
-        pair.cut_link()
+        await pair.cut_link()
         with pytest.raises(StepFailed, match="link"):
             await pair.do(Action.PREPARE, "primary")
-        pair.restore_link()
+        await pair.restore_link()
         assert (await pair.do(Action.PREPARE, "primary"))["pending_bytes"] == "0"
 
     async def test_a_running_primary_is_never_overtaken(self, pair: Pair) -> None:
@@ -182,7 +185,7 @@ class HypervisorContract:
             await pair.do(Action.CHECK_PRIMARY, "dr", attested=True)
 
     async def test_an_unreachable_primary_needs_attestation(self, pair: Pair) -> None:
-        pair.cut_link()
+        await pair.cut_link()
         with pytest.raises(StepRefused, match="attestation"):
             await pair.do(Action.CHECK_PRIMARY, "dr")
         await pair.do(Action.CHECK_PRIMARY, "dr", attested=True)
@@ -192,7 +195,7 @@ class HypervisorContract:
         await pair.do(Action.CHECK_PRIMARY, "dr")
 
     async def test_a_cancelled_failover_can_be_done_again(self, pair: Pair) -> None:
-        pair.power_off_primary()
+        await pair.power_off_primary()
         await pair.do(Action.FAIL_OVER)
         await pair.do(Action.START)
         cancelled = await pair.do(Action.CANCEL_FAILOVER)
@@ -202,7 +205,7 @@ class HypervisorContract:
         assert (await pair.dr.observe("vm-1"))["addresses/nic-1"] == "10.50.0.21/24, fd50::21/64"
 
     async def test_a_cancelled_failover_leaves_no_addresses_behind(self, pair: Pair) -> None:
-        pair.power_off_primary()
+        await pair.power_off_primary()
         for action in (Action.STAGE_ADDRESSES, Action.FAIL_OVER, Action.CONNECT_ADAPTERS, Action.START):
             await pair.do(action)
         await pair.do(Action.CANCEL_FAILOVER)
@@ -212,7 +215,7 @@ class HypervisorContract:
         assert (await pair.dr.observe("vm-1"))["addresses/nic-1"] == "10.10.0.21/24, fd10::21/64"
 
     async def test_a_completed_failover_cannot_be_cancelled(self, pair: Pair) -> None:
-        pair.power_off_primary()
+        await pair.power_off_primary()
         await pair.do(Action.FAIL_OVER)
         await pair.do(Action.COMPLETE)
         with pytest.raises(StepRefused, match="not completed"):
@@ -247,7 +250,7 @@ class HypervisorContract:
         assert await pair.dr.observe("vm-404") == {}
 
     async def test_the_vm_is_acted_on_wherever_it_is_in_the_site(self, pair: Pair) -> None:
-        pair.migrate("p2")
+        await pair.migrate("p2")
         assert (await pair.do(Action.SHUT_DOWN, "primary"))["node"] == "p2"
 
     async def test_what_is_there_is_told_at_the_start(self, pair: Pair) -> None:
@@ -259,7 +262,7 @@ class HypervisorContract:
 
     async def test_a_move_is_told_once_published_and_not_before(self, pair: Pair) -> None:
         await told(pair.dr)
-        pair.migrate("d2")
+        await pair.migrate("d2")
         async with aclosing(pair.dr.watch()) as batches:
             first = await anext(batches)
             assert await anext(batches) == first
@@ -270,7 +273,7 @@ class HypervisorContract:
 
     async def test_each_nodes_sequence_grows(self, pair: Pair) -> None:
         for node in ("d2", "d1", "d2"):
-            pair.migrate(node)
+            await pair.migrate(node)
         last: dict[str, int] = {}
         for observed in (await told(pair.dr))[:7]:
             move = observed.value
@@ -297,10 +300,10 @@ class HypervisorContract:
     async def test_a_failover_goes_to_the_point_asked_for(self, pair: Pair) -> None:
         points = [await self._point(pair)]
         for _ in range(4):
-            pair.replicate()
+            await pair.replicate()
             points.append(await self._point(pair))
         assert len(dict(points)) == len(points)
-        pair.power_off_primary()
+        await pair.power_off_primary()
         latest = await pair.do(Action.FAIL_OVER, run_id="latest")
         assert (latest["recovery_point"], int(latest["recovery_point_at_ms"])) == points[-1]
         for name, wanted, expected in (
@@ -339,9 +342,9 @@ class HypervisorContract:
 
     async def test_another_point_is_refused_until_the_failover_is_cancelled(self, pair: Pair) -> None:
         first, _ = await self._point(pair)
-        pair.replicate()
+        await pair.replicate()
         latest, _ = await self._point(pair)
-        pair.power_off_primary()
+        await pair.power_off_primary()
         await pair.do(Action.FAIL_OVER)
         named = WantedPoint(PointChoice.NAMED, point_id=latest)
         assert (await pair.do(Action.FAIL_OVER, attempt=2, point=named))["recovery_point"] == latest
@@ -353,8 +356,8 @@ class HypervisorContract:
 
     async def test_completion_gives_up_the_other_points(self, pair: Pair) -> None:
         first, _ = await self._point(pair)
-        pair.replicate()
-        pair.power_off_primary()
+        await pair.replicate()
+        await pair.power_off_primary()
         named = WantedPoint(PointChoice.NAMED, point_id=first)
         await pair.do(Action.FAIL_OVER, point=named)
         assert (await pair.do(Action.COMPLETE))["recovery_point"] == first
@@ -381,7 +384,7 @@ class HypervisorContract:
     async def test_the_fence_is_told(self, pair: Pair) -> None:
         await pair.do(Action.SHUT_DOWN, "primary")
         assert "seen off at primary/p1" in (await pair.do(Action.CHECK_PRIMARY))["fence"]
-        pair.cut_link()
+        await pair.cut_link()
         attested = await pair.do(Action.CHECK_PRIMARY, attested=True)
         assert attested["fence"].startswith("attested: primary cannot be reached")
         assert "fence" not in await pair.dr.observe("vm-1")
@@ -412,7 +415,7 @@ class HypervisorContract:
         assert (old["power"], old["mode"], old["recovery_point"]) == ("OFF", "Replica", "")
         with pytest.raises(StepFailed, match="WaitingForInitialReplication"):
             await pair.do(Action.AWAIT_REPLICATION)
-        pair.replicate()
+        await pair.replicate()
         found = await pair.do(Action.AWAIT_REPLICATION)
         assert (found["power"], found["mode"], found["state"]) == ("RUNNING", "Primary", "Replicating")
         assert (await pair.primary.observe("vm-1"))["state"] == "Replicating"
@@ -425,17 +428,17 @@ class HypervisorContract:
         await self._overtake(pair)
         for action, site in REPROTECT[:-1]:
             await pair.do(action, site)
-        pair.replicate()
+        await pair.replicate()
         assert (await pair.dr.observe("vm-1"))["state"] == "ReadyForInitialReplication"
 
     async def test_a_primary_becomes_a_replica_only_off_and_overtaken_for_good(self, pair: Pair) -> None:
         with pytest.raises(StepRefused, match=r"Replica and Replicating \(3\), and not failed over"):
             await pair.do(Action.MAKE_REPLICA, "primary")
-        pair.cut_link()
+        await pair.cut_link()
         with pytest.raises(StepFailed, match="link"):
             await pair.do(Action.MAKE_REPLICA, "primary")
         await pair.do(Action.FAIL_OVER)
-        pair.restore_link()
+        await pair.restore_link()
         with pytest.raises(StepRefused, match="complete that first"):
             await pair.do(Action.MAKE_REPLICA, "primary")
         await pair.do(Action.COMPLETE)
@@ -454,10 +457,10 @@ class HypervisorContract:
             await pair.do(Action.RESYNCHRONIZE, "dr")
 
     async def _overtake(self, pair: Pair) -> None:
-        pair.power_off_primary()
+        await pair.power_off_primary()
         for action, site in UNPLANNED:
             await pair.do(action, site, attested=True)
-        pair.power_on_primary()
+        await pair.power_on_primary()
 
     # The test copy
 
@@ -467,7 +470,7 @@ class HypervisorContract:
         assert (found["test/power"], found["test/mode"], found["test_network"]) == ("RUNNING", "TestReplica", ISOLATED)
         assert (found["addresses/nic-1"], found["connected/nic-1"]) == ("10.50.0.21/24, fd50::21/64", "yes")
         point, _ = await self._point(pair)
-        pair.replicate()
+        await pair.replicate()
         replica = await pair.dr.observe("vm-1")
         assert (replica["power"], replica["mode"], replica["state"]) == ("OFF", "Replica", "Replicating")
         assert (replica["connected/nic-1"], "addresses/nic-1" in replica) == ("no", False)
@@ -479,14 +482,14 @@ class HypervisorContract:
 
     async def test_a_test_copy_is_of_the_point_asked_for(self, pair: Pair) -> None:
         first, at_ms = await self._point(pair)
-        pair.replicate()
+        await pair.replicate()
         found = await pair.do(Action.CREATE_TEST, point=WantedPoint(PointChoice.NAMED, point_id=first))
         assert (found["recovery_point"], int(found["recovery_point_at_ms"])) == (first, at_ms)
         assert (found["test/recovery_point"], found["test/power"]) == (first, "OFF")
 
     async def test_a_vm_has_one_test_copy(self, pair: Pair) -> None:
         await pair.do(Action.CREATE_TEST)
-        pair.replicate()
+        await pair.replicate()
         first = await pair.dr.observe("vm-1")
         await pair.do(Action.CREATE_TEST, attempt=2)
         assert await pair.dr.observe("vm-1") == first
@@ -527,14 +530,14 @@ class HypervisorContract:
         for action, site in TEST:
             created = await pair.do(action, site)
         point = created["test/recovery_point"]
-        pair.power_off_primary()
+        await pair.power_off_primary()
         cancelled = (*UNPLANNED[:-1], (Action.CANCEL_FAILOVER, "dr"))
         for run_id, workflow in (("run-2", cancelled), ("run-3", UNPLANNED)):
             for action, site in workflow:
                 found = await pair.do(action, site, attested=True, run_id=run_id)
                 assert (found["test/power"], found["test/recovery_point"]) == ("RUNNING", point)
         assert found["power"] == "RUNNING"
-        pair.power_on_primary()
+        await pair.power_on_primary()
         for action, site in REPROTECT:
             found = await pair.do(action, site)
         assert found["test/power"] == "RUNNING"
@@ -544,7 +547,7 @@ class HypervisorContract:
     async def test_a_test_copy_moves_with_its_replica(self, pair: Pair) -> None:
         for action, site in TEST:
             await pair.do(action, site)
-        pair.migrate("d2")
+        await pair.migrate("d2")
         found = await pair.dr.observe("vm-1")
         assert (found["node"], found["test/node"], found["test/power"]) == ("d2", "d2", "RUNNING")
 

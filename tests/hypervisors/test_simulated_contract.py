@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import ParamSpec
 
 import pytest
 
 from contract import HypervisorContract, Pair
 from failover_orch.hypervisors.simulated import SimulatedHypervisor, SimulatedWorld
 from worlds import Clock, make_world
+
+_Arguments = ParamSpec("_Arguments")
 
 
 class TestSimulated(HypervisorContract):
@@ -19,13 +23,20 @@ class TestSimulated(HypervisorContract):
         return Pair(
             SimulatedHypervisor(tmp_path / "world.db", "primary", clock=clock, poll_s=0.01),
             SimulatedHypervisor(tmp_path / "world.db", "dr", clock=clock, poll_s=0.01),
-            power_off_primary=lambda: world.power_off_site("primary"),
-            power_on_primary=lambda: world.power_on_site("primary"),
-            cut_link=world.cut_link,
-            restore_link=world.restore_link,
-            migrate=lambda node: world.migrate("vm-1", node),
-            replicate=lambda: _cycle(world, clock),
+            power_off_primary=_hand(lambda: world.power_off_site("primary")),
+            power_on_primary=_hand(lambda: world.power_on_site("primary")),
+            cut_link=_hand(world.cut_link),
+            restore_link=_hand(world.restore_link),
+            migrate=_hand(lambda node: world.migrate("vm-1", node)),
+            replicate=_hand(lambda: _cycle(world, clock)),
         )
+
+
+def _hand(do: Callable[_Arguments, object]) -> Callable[_Arguments, Coroutine[None, None, None]]:
+    async def done(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
+        do(*arguments, **named)
+
+    return done
 
 
 def _cycle(world: SimulatedWorld, clock: Clock) -> None:
