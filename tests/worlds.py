@@ -64,7 +64,12 @@ def make_vm(vm_id: str = "vm-1", *adapters: Adapter, integration: str = "RUNNING
 
 
 def make_world(
-    path: Path, vms: Sequence[PlacedVm] = (), *, clock: Clock | None = None, accepts_replicas: bool = True
+    path: Path,
+    vms: Sequence[PlacedVm] = (),
+    *,
+    clock: Clock | None = None,
+    accepts_replicas: bool = True,
+    fences: Sequence[str] = (),
 ) -> SimulatedWorld:
     storages = (Storage("/csv/p", 1000, 900), Storage("/csv/d", 1000, 900), Storage("/csv/e", 1000, 900))
     clusters = [
@@ -77,6 +82,7 @@ def make_world(
         for site, nodes in (("primary", ("p1", "p2")), ("dr", ("d1", "d2")))
     ]
     clusters[0] = replace(clusters[0], accepts_replicas=accepts_replicas)
+    clusters[1] = replace(clusters[1], fences=tuple(fences))
     placed = vms or (make_vm(),)
     if clock is None:
         return SimulatedWorld.create(path, clusters, placed, boot_ms=0, shutdown_ms=0)

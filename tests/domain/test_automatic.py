@@ -18,7 +18,7 @@ from failover_orch.domain.facts import (
 )
 from failover_orch.domain.guards import Guard
 from failover_orch.domain.policies import AutomaticMode, AutomaticRun, Brake, Evidence, Policy, PolicyScope, Verdict
-from failover_orch.domain.records import Alert, PlanMembership, RunState, StepCommand
+from failover_orch.domain.records import Action, Alert, PlanMembership, RunState, StepCommand
 from failover_orch.domain.settings import RecoveryGroup, RecoveryPlan, VmReplicationSettings
 from failover_orch.domain.state import AutomaticRuns, Cooldown
 from failover_orch.domain.terms import CommitPolicy
@@ -59,6 +59,13 @@ class Site(Fold):
         for vm in self.vms:
             self.starve(vm)
         self.witness()
+
+    def unreachable(self) -> None:
+        """For as long as the hold-down takes replica and witness miss the primary; nobody proves that it is off."""
+        for later_ms in (0, HOLD_DOWN_MS):
+            self.now_ms += later_ms
+            self.starve()
+            self.witness(Verdict.UNREACHABLE)
 
     def hold(self, ms: int = HOLD_DOWN_MS) -> None:
         """Time passes, and what was said is said again, as observers do."""
@@ -352,6 +359,39 @@ def test_g6_without_a_fence_there_is_no_automatic_failover() -> None:
     site.now_ms += 1_000
     site.witness(Verdict.OFF)
     assert len(site.auto_runs()) == 1
+
+
+@pytest.mark.parametrize("fences", [("primary/p1",), ("elsewhere/p1", "primary")])
+def test_g6_a_fence_agent_of_the_replicas_site_is_a_fence(fences: tuple[str, ...]) -> None:
+    site = Site(ACT)
+    site.take(*(replace(cluster, reported_at_ms=1, fences=fences) for cluster in CLUSTERS if cluster.site == REPLICA))
+    site.unreachable()
+    (run_id,) = site.auto_runs()
+    asked = site.run(run_id).request
+    assert (asked.fence, asked.primary_is_down) == (True, False)
+    (command,) = [told for told in site.told(StepCommand) if told.action is Action.CHECK_PRIMARY]
+    assert (command.site, command.fence, command.attested) == (REPLICA, True, False)
+
+
+@pytest.mark.parametrize(
+    ("at", "fences"), [(REPLICA, ("primary/p2",)), (REPLICA, ("primary/p11",)), (PRIMARY, ("primary/p1",))]
+)
+def test_g6_a_fence_agent_for_another_node_or_of_the_primary_itself_is_none(at: str, fences: tuple[str, ...]) -> None:
+    site = Site(ACT)
+    site.take(*(replace(cluster, reported_at_ms=1, fences=fences) for cluster in CLUSTERS if cluster.site == at))
+    site.unreachable()
+    assert site.auto_runs() == []
+
+
+def test_g6_where_the_primary_is_proved_off_nothing_is_cut() -> None:
+    site = Site(ACT)
+    site.take(
+        *(replace(cluster, reported_at_ms=1, fences=("primary",)) for cluster in CLUSTERS if cluster.site == REPLICA)
+    )
+    site.suspect()
+    site.hold()
+    (run_id,) = site.auto_runs()
+    assert (site.run(run_id).request.fence, site.run(run_id).request.primary_is_down) == (False, True)
 
 
 def test_g7_the_brake_engages_by_itself_and_for_all_partitions() -> None:

@@ -387,6 +387,25 @@ async def test_a_vm_that_runs_at_both_ends_is_noted_for_ever(tmp_path: Path) -> 
     assert SimulatedWorld(tmp_path / "world.db").ran_twice() == ("vm-1",)
 
 
+async def test_a_fence_agent_cuts_the_power_of_what_nobody_can_ask(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world.db", fences=("primary/p1",))
+    primary, dr = (SimulatedHypervisor(tmp_path / "world.db", site) for site in ("primary", "dr"))
+    check = replace(command(Action.CHECK_PRIMARY), fence=True)
+    with pytest.raises(StepRefused, match="RUNNING on p1"):
+        await dr.perform(check)
+    world.cut_link()
+    world.migrate("vm-1", "p2")
+    with pytest.raises(StepRefused, match="or a fence agent that can cut its power"):
+        await dr.perform(check)
+    world.migrate("vm-1", "p1")
+    assert (await dr.perform(check))["fence"] == "power of primary/p1 is cut"
+    assert (await primary.observe("vm-1"))["power"] == "OFF"
+    assert [(node.name, node.state) for node in (await primary.clusters())[0].nodes] == [
+        ("p1", NodeState.DOWN),
+        ("p2", NodeState.UP),
+    ]
+
+
 async def test_silenced_replication_misses_its_cycles_though_the_link_is_up(tmp_path: Path) -> None:
     clock = Clock()
     world = make_world(tmp_path / "world.db", clock=clock)

@@ -124,6 +124,13 @@ def unplanned(
     primary_is_down: Annotated[
         bool, typer.Option("--primary-is-down", help="You attest that the primary is off, where nobody can reach it.")
     ] = False,
+    fence: Annotated[
+        bool,
+        typer.Option(
+            "--fence",
+            help="Where nobody can reach the primary, have its power cut first, by the DR site's fence agent.",
+        ),
+    ] = False,
     max_in_flight: MaxInFlight = 0,
     actor: Actor = "",
     ticket: Ticket = "",
@@ -142,6 +149,7 @@ def unplanned(
         ticket,
         max_in_flight,
         primary_is_down=primary_is_down,
+        fence=fence,
         accept_data_loss=accept_data_loss,
         point=lambda: wanted_point(recovery_point, before, now_ms()),
         commit=lambda: committing(commit, window),
@@ -206,6 +214,7 @@ class _Asked:
     ticket: str
     max_in_flight: int
     primary_is_down: bool = False
+    fence: bool = False
     accept_data_loss: bool = False
     point: Callable[[], WantedPoint] = lambda: LATEST
     commit: Callable[[], tuple[CommitPolicy, int]] = lambda: (CommitPolicy.AT_ONCE, 0)
@@ -240,6 +249,7 @@ class _Asked:
             vm_ids=vm_ids if len(vm_ids) > 1 else (),
             ticket=self.ticket,
             primary_is_down=self.primary_is_down,
+            fence=self.fence,
             point=self.point(),
             commit=commit,
             window_ms=window_ms,

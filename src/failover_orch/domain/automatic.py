@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from failover_orch.domain.draft import Draft
 from failover_orch.domain.facts import FailoverKind, FailoverRequested, RequestAction
-from failover_orch.domain.guards import Guard, brake_guard, first_closed, newest, sights, weigh_guards
+from failover_orch.domain.guards import Guard, brake_guard, fenced_by, first_closed, newest, sights, weigh_guards
 from failover_orch.domain.policies import (
     AutomaticMode,
     AutomaticRun,
@@ -40,6 +40,7 @@ __all__ = [
     "guards_of",
     "look",
     "note_automatic_run",
+    "on_its_own_fence",
     "take_evidence",
     "tell_automatic_run",
 ]
@@ -64,7 +65,8 @@ def guards_of(draft: Draft, vm: VmState) -> tuple[Guard, ...]:
     seen = sights(vm, draft.find("evidence", Observers) or Observers(), limits, draft.now_ms)
     recent = (draft.find("automatic-runs", AutomaticRuns) or AutomaticRuns()).recent
     brake = draft.find("brake", Brake)
-    return weigh_guards(vm, seen, limits, brake, recent, draft.now_ms, draft.moment.opened_at_ms)
+    opened_at_ms = draft.moment.opened_at_ms
+    return weigh_guards(vm, seen, limits, brake, recent, draft.now_ms, opened_at_ms, draft.clusters())
 
 
 def look(draft: Draft, vm_id: str, ask: Ask) -> None:
@@ -123,6 +125,12 @@ def closed_meanwhile(draft: Draft, request: FailoverRequested, vm: VmState) -> G
     if request.parent_run_id:
         return first_closed([guard for guard in all_guards if guard.number in _FOR_MEMBERS])
     return first_closed([guard for guard in all_guards if guard.number in _AT_THE_BEGINNING])
+
+
+def on_its_own_fence(draft: Draft, request: FailoverRequested, vm: VmState) -> FailoverRequested:
+    """The broker's own request for this VM, on the fence that it has now: a plan's VMs may each have another one."""
+    proved, to_be_cut = fenced_by(guards_of(draft, vm))
+    return replace(request, primary_is_down=proved, fence=to_be_cut)
 
 
 def note_automatic_run(draft: Draft, request: FailoverRequested, vm: VmState, limits: Limits) -> VmState:
@@ -206,6 +214,7 @@ def _act(draft: Draft, vm: VmState, all_guards: tuple[Guard, ...], limits: Limit
         _journal(draft, vm, "G0", f"would fail over now, were the mode not OBSERVE: {why}")
         return
     plan_id = _plan_to_fail_over(draft, vm)
+    proved, to_be_cut = fenced_by(all_guards)
     request = FailoverRequested(
         # By the time of the decision: what is asked again after a cooldown is another request.
         run_id=f"auto-{plan_id or vm.vm_id}-{draft.now_ms}",
@@ -216,8 +225,9 @@ def _act(draft: Draft, vm: VmState, all_guards: tuple[Guard, ...], limits: Limit
         requested_at_ms=draft.now_ms,
         vm_id="" if plan_id else vm.vm_id,
         plan_id=plan_id,
-        primary_is_down=True,
+        primary_is_down=proved,
         automatic=True,
+        fence=to_be_cut,
         needs_approval=limits.mode is AutomaticMode.ADVISE,
     )
     what = f"plan {plan_id}" if plan_id else "this VM"

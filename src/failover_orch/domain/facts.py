@@ -164,6 +164,8 @@ class FailoverRequested:
     agree."""
     automatic: bool = False
     """The broker asks of its own accord."""
+    fence: bool = False
+    """Of an unplanned failover: where nobody can see that the primary is off, a fence agent cuts its power first."""
     needs_approval: bool = False
     """The broker only proposes: at least one person has to agree."""
     step: str = ""

@@ -7,11 +7,13 @@
 | G3 one run | no run of the VM is in flight; such a run never expires on a clock |
 | G4 cooldown | no automatic failover of the VM shortly before, or a person has acknowledged it |
 | G5 brake | the brake is off; once on, only a person releases it |
-| G6 fence | it is proved that the primary is off, or a witness in a third place says that it is down |
+| G6 fence | the primary is proved off, a witness in a third place says that it is down, or its power can be cut |
 
 Observers in one place are one observer: what cuts one off cuts off the other. So two sites alone never fail over by
 themselves. That a witness does not reach the primary is evidence, but no fence: a site that is cut off from everybody
 may be at work all the same. A witness says DOWN only where it knows better (`failover-orch witness --down-after`).
+Where the replica's site agents have a fence agent for the primary's node, the fence is the run's own first step (U1):
+it cuts the power, and reads it to be off, before anything else is done.
 
 Incidents behind the guards: orchestrator #1217 (a lock that expired under a recovery), #1219 (a primary that only
 moved), #206 (a brake for people to release), vitess #13108 and #19775 (cooldown per VM and kind), Patroni #3453 (the
@@ -24,12 +26,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from failover_orch.domain.facts import FailoverKind
+from failover_orch.domain.inventory import ClusterInventory
 from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Limits, Verdict
 from failover_orch.domain.state import Observers, VmState
 
-__all__ = ["Guard", "Sight", "brake_guard", "first_closed", "newest", "sights", "weigh_guards"]
+__all__ = ["Guard", "Sight", "brake_guard", "fenced_by", "first_closed", "newest", "sights", "weigh_guards"]
 
 _GONE = (Verdict.UNREACHABLE, Verdict.DOWN, Verdict.OFF)
+_PROVED, _CAN_BE_CUT = "proved", "can be cut"
 _SEEN_DOWN = (Verdict.DOWN, Verdict.OFF)
 DATA_PATH = "data path"
 
@@ -116,10 +120,12 @@ def weigh_guards(
     recent: Sequence[AutomaticRun],
     now_ms: int,
     opened_at_ms: int = 0,
+    clusters: Sequence[ClusterInventory] = (),
 ) -> tuple[Guard, ...]:
     """Every guard as it stands for an automatic failover of this VM now; all of them have to be open.
 
-    `recent` are the automatic failovers of all partitions; `opened_at_ms` is when this partition's owner took over.
+    `recent` are the automatic failovers of all partitions; `opened_at_ms` is when this partition's owner took over;
+    `clusters` say whose power can be cut.
     """
     return (
         _evidence(seen, limits),
@@ -127,7 +133,7 @@ def weigh_guards(
         _one_run(vm),
         _cooldown(vm, now_ms),
         brake_guard(brake, recent, limits, now_ms),
-        _fence(vm, seen),
+        _fence(vm, seen, clusters),
     )
 
 
@@ -200,14 +206,29 @@ def brake_guard(brake: Brake | None, recent: Sequence[AutomaticRun], limits: Lim
     return Guard("G5", "brake", True, "off", required, "")
 
 
-def _fence(vm: VmState, seen: Sequence[Sight]) -> Guard:
-    required = "proof that the primary is off, or a witness in a third place who says that it is down"
+def _fence(vm: VmState, seen: Sequence[Sight], clusters: Sequence[ClusterInventory]) -> Guard:
+    required = "proof that the primary is off, a witness in a third place who says that it is down, or a fence agent"
     for sight in seen:
         third = sight.place not in (vm.active_site, vm.replica_site)
         if sight.verdict is Verdict.OFF or (sight.verdict is Verdict.DOWN and third):
-            return Guard("G6", "fence", True, str(sight), required, "")
-    unblocks = "its power is cut and told (OFF), a witness in a third place says DOWN, or a person's --primary-is-down"
+            return Guard("G6", "fence", True, str(sight), required, "", _PROVED)
+    here = vm.at(vm.active_site)
+    target = f"{vm.active_site}/{here.node}" if here is not None else vm.active_site
+    for cluster in clusters:
+        if cluster.site == vm.replica_site and {target, vm.active_site} & set(cluster.fences):
+            observed = f"{cluster.site} can cut the power of {target}, and does so before anything else"
+            return Guard("G6", "fence", True, observed, required, "", _CAN_BE_CUT)
+    unblocks = (
+        "its power is cut and told (OFF), a witness in a third place says DOWN, the replica's site agents get a fence "
+        "agent, or a person's --primary-is-down"
+    )
     return Guard("G6", "fence", False, "nobody proves that the primary is off", required, unblocks, "none")
+
+
+def fenced_by(all_guards: Sequence[Guard]) -> tuple[bool, bool]:
+    """Whether the primary is proved off, and whether its power is to be cut: what an automatic failover rests on."""
+    keys = {guard.key for guard in all_guards if guard.number == "G6" and guard.open}
+    return _PROVED in keys, _CAN_BE_CUT in keys
 
 
 def newest(observers: Observers, said: Evidence, received_at_ms: int) -> Observers | None:

@@ -133,3 +133,5 @@ class ClusterInventory:
     supported_guests: tuple[str, ...] = ()
     """Guests supported here beyond the built-in list."""
     reported_at_ms: int = 0
+    fences: tuple[str, ...] = ()
+    """Whose power its site agents can cut: other sites' nodes as `site/node`, or a whole `site`."""

@@ -162,6 +162,8 @@ class StepCommand:
     per_site: int = 0
     plan_run_id: str = ""
     """The run of the plan or list whose limits `per_node` and `per_site` are."""
+    fence: bool = False
+    """For CHECK_PRIMARY: where the primary cannot be reached, its power is to be cut, and seen to be cut."""
 
 
 class StepState(StrEnum):

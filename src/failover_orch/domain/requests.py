@@ -27,6 +27,7 @@ from failover_orch.domain.automatic import (
     closed_meanwhile,
     cooled_down,
     note_automatic_run,
+    on_its_own_fence,
     tell_automatic_run,
 )
 from failover_orch.domain.draft import Draft
@@ -188,6 +189,7 @@ def _begin(draft: Draft, before: Run | None, run: Run, vm: VmState) -> None:
             refused = Transition("G8", f"guard {guard.number} is closed: {guard}")
             _end_without_beginning(draft, run, refused)
             return
+        run = replace(run, request=on_its_own_fence(draft, request, vm))
     if vm.test_run_id and not request.isolated:
         vm = _end_test(draft, request, vm)
     if request.automatic:

@@ -337,6 +337,7 @@ def _command(
         per_node=run.request.per_node,
         per_site=run.request.per_site,
         plan_run_id=run.request.parent_run_id,
+        fence=run.request.fence,
     )
 
 

@@ -9,7 +9,8 @@ afterwards out. What each action promises once it returns:
     SHUT_DOWN         the guest has been shut down and the VM is off
     PREPARE           the last log is at the replica and the primary is locked from powering up (planned failover)
     CANCEL_PREPARE    the primary replicates again and may be started
-    CHECK_PRIMARY     the primary was seen to be off, or nobody can reach it and a person attests that it is off
+    CHECK_PRIMARY     the primary was seen to be off; or nobody can reach it, and its power was cut and read to be off, or
+                      a person attests that it is off
     FAIL_OVER         the replica stands at the recovery point asked for and may be started; refused, with the points
                       there are, where none fits, and where it stands at another one (that is to be cancelled first)
     CANCEL_FAILOVER   the replica is off and receives again; whatever ran from the recovery point is gone, and the
@@ -45,7 +46,7 @@ from typing import Protocol
 
 from failover_orch.domain.facts import ReplicationReport, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
-from failover_orch.domain.records import StepCommand
+from failover_orch.domain.records import RoutingUpdate, StepCommand
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 
 __all__ = ["Capabilities", "HostedVm", "Hypervisor", "InjectionPoint", "Observation", "Observed", "Power"]
@@ -161,6 +162,12 @@ class Hypervisor(Protocol):
         What is there now comes after the left-over changes, and a VM's place is told in the words of its last arrival
         (the same `sequence`), so that telling it can never undo a newer move. Batches come again until `published`
         is told of them: ask for the next one only after that.
+        """
+
+    async def routed(self, update: RoutingUpdate) -> None:
+        """The way to a VM has changed: who replicates it from here delivers to where its replica is now.
+
+        May come late, twice and out of order: the one with the highest epoch holds.
         """
 
     async def published(self, position: int) -> None:

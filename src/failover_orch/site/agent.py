@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError as AiokafkaError
 from failover_orch import telemetry
 from failover_orch.contract import Codec, Names, key_of, step_commands_topic, traceparent_of
 from failover_orch.domain.facts import StepResult
-from failover_orch.domain.records import DeadLetter, StepCommand
+from failover_orch.domain.records import DeadLetter, RoutingUpdate, StepCommand
 from failover_orch.errors import HypervisorError, KafkaError, TopicMismatch, UndecodableRecord, UnencodableRecord
 from failover_orch.hypervisors import HostedVm, Hypervisor
 from failover_orch.site.allowed import Allowed
@@ -32,6 +32,7 @@ from failover_orch.site.steps import Steps
 from failover_orch.wire import (
     Publisher,
     explained,
+    follow,
     now_ms,
     partition_counts,
     require_topics,
@@ -43,7 +44,15 @@ __all__ = ["AgentOptions", "SiteAgent"]
 
 _log = telemetry.logger(__name__)
 
-_TOPICS = ("step-results", "vm-moved", "replication-health", "inventory", "evidence", "dead-letters")
+_TOPICS = (
+    "step-results",
+    "vm-moved",
+    "replication-health",
+    "inventory",
+    "evidence",
+    "dead-letters",
+    "routing-updates",
+)
 _POLL_MS = 200
 _REPORT_TICK_S = 1.0
 _EVIDENCE_TICK_S = 1.0
@@ -152,7 +161,7 @@ class SiteAgent:
 
     async def _work(self, publisher: Publisher) -> None:
         _log.info("site agent works", site=self._hypervisor.site, group=self._group, agent=self._name)
-        work = [self._take_commands, self._tell, self._report]
+        work = [self._take_commands, self._tell, self._report, self._learn_routes]
         if self._options.evidence_every:
             work.append(self._bear_witness)
         jobs = [asyncio.create_task(job(publisher)) for job in work]
@@ -378,6 +387,34 @@ class SiteAgent:
             except HypervisorError as error:
                 _log.warning("hypervisors report nothing, will ask again", error=error)
             await asyncio.sleep(tick)
+
+    async def _learn_routes(self, _publisher: Publisher) -> None:
+        """Whoever replicates from here delivers to where the replicas are: the hypervisors are told every route."""
+        pause = Pause(self._stopping)
+        while True:
+            try:
+                routes = follow(self._bootstrap, ("routing-updates",), names=self._names)
+                async with aclosing(routes) as reading:
+                    async for records in reading:
+                        for record in records:
+                            await self._learn(record.value)
+                        pause.reset()
+            except TopicMismatch:
+                raise
+            except (HypervisorError, KafkaError) as error:
+                _log.warning("no routes from Kafka, will try again", error=error)
+            await pause.take()
+
+    async def _learn(self, record: bytes | None) -> None:
+        if record is None:
+            return
+        try:
+            update = self._codec.decode_from("routing-updates", record)
+        except UndecodableRecord as error:
+            _log.error("routing update cannot be read", error=error)
+            return
+        if isinstance(update, RoutingUpdate):
+            await self._hypervisor.routed(update)
 
     async def _bear_witness(self, publisher: Publisher) -> None:
         every = self._options.evidence_every

@@ -10,7 +10,7 @@ from failover_orch.hypervisors.rules.actions import ALREADY, NOT_A_HYPERVISORS, 
 from failover_orch.hypervisors.rules.ends import Configuration, End, EndAdapter, IsolatedCopy, RecoveryPoint
 from failover_orch.hypervisors.rules.findings import OF_THE_COPY, findings
 from failover_orch.hypervisors.rules.guest import booted, differences
-from failover_orch.hypervisors.rules.looks import LOOKS, check_primary
+from failover_orch.hypervisors.rules.looks import LOOKS, Fence, check_primary
 from failover_orch.hypervisors.rules.reports import active, inventory, overdue, report, running
 from failover_orch.hypervisors.rules.shipping import chosen, received, shipped, with_point
 from failover_orch.hypervisors.rules.surroundings import (
@@ -32,6 +32,7 @@ __all__ = [
     "Configuration",
     "End",
     "EndAdapter",
+    "Fence",
     "IsolatedCopy",
     "RecoveryPoint",
     "Surroundings",

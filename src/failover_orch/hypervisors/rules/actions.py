@@ -110,7 +110,8 @@ def decide(command: StepCommand, end: End, around: Surroundings, now_ms: int) ->
     if not end.node:
         raise StepRefused(f"{end.vm_id} has no replica at {end.site} yet: it has to be placed and replicated first")
     if action is Action.CHECK_PRIMARY:
-        return Change(end, found={"fence": check_primary(command, end, around)})
+        fence = check_primary(command, end, around)
+        return Change(end, found={"fence": fence.what}, cut=fence.cut)
     if not around.node_up:
         raise StepFailed(f"{end.vm_id} is on {end.node}, which is DOWN: bring the node up or move the VM")
     if action in LOOKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from failover_orch.domain.inventory import IntegrationServices
 from failover_orch.domain.records import Action, StepCommand
@@ -14,30 +15,51 @@ from failover_orch.hypervisors.rules.ends import End, EndAdapter, IsolatedCopy
 from failover_orch.hypervisors.rules.guest import differences
 from failover_orch.hypervisors.rules.surroundings import Surroundings, copy_of
 
-__all__ = ["LOOKS", "check_primary"]
+__all__ = ["LOOKS", "Fence", "check_primary"]
 
 
-def check_primary(command: StepCommand, end: End, around: Surroundings) -> str:
-    """The fence: what proves that the primary does not run.
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What proves that the primary is off. `cut`: the node, as `site/node`, whose power has to be cut for that."""
 
-    Split brain is what this guards against: only a primary seen to be off, or attested to be, may be overtaken.
+    what: str
+    cut: str = ""
+
+
+def check_primary(command: StepCommand, end: End, around: Surroundings) -> Fence:
+    """The fence: what proves that the primary does not run, or whose power is to be cut so that it does not.
+
+    Split brain is what this guards against: only a primary seen to be off, read to be without power, or attested to
+    be off may be overtaken.
+
+    Raises:
+        StepRefused: it runs; or nobody can tell, and neither is it attested nor may its power be cut.
+
     """
     primary = end if end.mode is ReplicationMode.PRIMARY else around.peer
     if primary is None or primary.mode is not ReplicationMode.PRIMARY:
         raise StepRefused(f"{end.vm_id} has no primary to check: its roles are {end.mode} at {end.site} and no other")
     if primary is not end and not around.peer_answers:
+        if command.fence and (target := _fenceable(primary, around)):
+            return Fence(f"power of {target} is cut", target)
         if not command.attested:
             raise StepRefused(
                 f"{primary.site} cannot be reached to ask whether {end.vm_id} runs there: an unplanned failover needs "
-                "a person's attestation that the primary is off"
+                "a person's attestation that the primary is off, or a fence agent that can cut its power"
             )
-        return f"attested: {primary.site} cannot be reached to ask whether {end.vm_id} runs there"
+        return Fence(f"attested: {primary.site} cannot be reached to ask whether {end.vm_id} runs there")
     # Evidence outweighs an attestation: what is seen running is running, whoever says otherwise.
     if primary.power is Power.RUNNING:
         raise StepRefused(
             f"{end.vm_id} is RUNNING on {primary.node} at {primary.site}: shut it down, or use a planned failover"
         )
-    return f"{end.vm_id} was seen off at {primary.site}/{primary.node}"
+    return Fence(f"{end.vm_id} was seen off at {primary.site}/{primary.node}")
+
+
+def _fenceable(primary: End, around: Surroundings) -> str:
+    """The node whose power can be cut, as this end's site knows where the primary is; empty where none can."""
+    node = f"{primary.site}/{primary.node}"
+    return node if {node, primary.site} & set(around.fences) else ""
 
 
 def _verify_addresses(command: StepCommand, end: End, around: Surroundings, now_ms: int) -> None:

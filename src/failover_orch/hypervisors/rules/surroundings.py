@@ -35,6 +35,8 @@ class Surroundings:
     points_kept: int = 24
     boot_ms: int = 0
     shutdown_ms: int = 0
+    fences: tuple[str, ...] = ()
+    """Whose power this end's site can cut, as `ClusterInventory.fences`."""
 
     @property
     def peer_answers(self) -> bool:
@@ -46,13 +48,15 @@ class Surroundings:
 class Change:
     """What an action changes: this end, the other end where it reaches that far, and whether it took effect at all.
 
-    `found` is what it found out beyond what can be observed afterwards.
+    `found` is what it found out beyond what can be observed afterwards. `cut` is the node, as `site/node`, whose power
+    has to be cut before it is true.
     """
 
     end: End
     peer: End | None = None
     effect: bool = False
     found: Mapping[str, str] = field(default_factory=dict)
+    cut: str = ""
 
 
 def fenced(command: StepCommand, end: End) -> End:

@@ -9,8 +9,8 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from failover_orch.domain.facts import ReplicationReport, VmMoved
-from failover_orch.domain.inventory import ClusterInventory
-from failover_orch.domain.records import Action, StepCommand
+from failover_orch.domain.inventory import ClusterInventory, NodeState
+from failover_orch.domain.records import Action, RoutingUpdate, StepCommand
 from failover_orch.domain.replication import ReplicationMode
 from failover_orch.errors import ConfigError, HypervisorError, StepFailed, StepRefused
 from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed, Power
@@ -22,6 +22,7 @@ from failover_orch.hypervisors.rules.reports import active, inventory, report
 from failover_orch.hypervisors.rules.surroundings import Change, Surroundings, fenced
 from failover_orch.hypervisors.simulated.cycles import replicate_due
 from failover_orch.hypervisors.simulated.ends import Effect, FaultKind
+from failover_orch.hypervisors.simulated.power import set_node
 from failover_orch.hypervisors.simulated.store import Store, Transaction, real_clock
 
 __all__ = ["SimulatedHypervisor"]
@@ -117,6 +118,9 @@ class SimulatedHypervisor:
             else:
                 await asyncio.sleep(self._poll_s)
 
+    async def routed(self, update: RoutingUpdate) -> None:
+        """Nothing: in a simulated world what is sent finds its way."""
+
     async def published(self, position: int) -> None:
         await asyncio.to_thread(self._told, position)
 
@@ -167,9 +171,13 @@ class SimulatedHypervisor:
                 points_kept=world.points_kept,
                 boot_ms=boot_ms,
                 shutdown_ms=shutdown_ms,
+                fences=tuple(fence for cluster in world.clusters(self._site) for fence in cluster.fences),
             ),
             now_ms,
         )
+        if change.cut:
+            site, _, node = change.cut.partition("/")
+            set_node(world, site, node, NodeState.DOWN, now_ms)
         if not change.effect:
             return change
         world.put_end(change.end)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkstemp
-from typing import TypeVar
 
 from failover_orch.domain.facts import MoveKind
 from failover_orch.domain.inventory import ClusterInventory, NodeState, VmInventory
@@ -15,15 +14,14 @@ from failover_orch.domain.records import Action
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import ConfigError, LookupFailed, StepRefused
 from failover_orch.hypervisors.protocol import Power
-from failover_orch.hypervisors.rules.ends import Configuration, End, EndAdapter, IsolatedCopy, RecoveryPoint
+from failover_orch.hypervisors.rules.ends import Configuration, End, EndAdapter, RecoveryPoint
 from failover_orch.hypervisors.rules.shipping import with_point
 from failover_orch.hypervisors.simulated.cycles import replicate_due
 from failover_orch.hypervisors.simulated.ends import Effect, FaultKind, PlacedVm
+from failover_orch.hypervisors.simulated.power import set_node, switch_off
 from failover_orch.hypervisors.simulated.store import SCHEMA, Store, Transaction, connect, real_clock
 
 __all__ = ["SimulatedWorld"]
-
-_Machine = TypeVar("_Machine", End, IsolatedCopy)
 
 
 class SimulatedWorld:
@@ -247,7 +245,7 @@ class SimulatedWorld:
         with self._store.transaction() as world:
             _known_site(world, site)
             world.set_power(site, False)
-            _switch_off(world, world.ends(site), self._clock())
+            switch_off(world, world.ends(site), self._clock())
 
     def power_on_site(self, site: str) -> None:
         """Power is back. Its VMs stay off: that they may run is for the orchestrator or a person to say.
@@ -323,15 +321,7 @@ class SimulatedWorld:
 
         """
         with self._store.transaction() as world:
-            cluster, present = world.node(site, node)
-            now = self._clock()
-            nodes = tuple(replace(present, state=state) if other.name == node else other for other in cluster.nodes)
-            # Never twice the same: of two reports of one time, the second would be taken for a repetition.
-            changed = replace(cluster, nodes=nodes, reported_at_ms=max(now, cluster.reported_at_ms + 1))
-            world.put_cluster(changed)
-            world.tell(cluster.site, changed)
-            if state is NodeState.DOWN:
-                _switch_off(world, [end for end in world.ends(cluster.site) if end.node == node], now)
+            set_node(world, site, node, state, self._clock())
 
     def fail_next(self, vm_id: str, action: Action, times: int = 1, *, kind: FaultKind = FaultKind.FAIL) -> None:
         """Let an action of a VM go wrong the next `times` times.
@@ -366,19 +356,6 @@ def _known_site(world: Transaction, site: str) -> None:
 def _powered(world: Transaction, site: str) -> None:
     if not world.sites()[site]:
         raise StepRefused(f"{site} has no power: nothing moves there")
-
-
-def _switch_off(world: Transaction, ends: Collection[End], now_ms: int) -> None:
-    for end in ends:
-        off = _off(end, now_ms)
-        if off.copy is not None:
-            off = replace(off, copy=_off(off.copy, now_ms))
-        if off != end:
-            world.put_end(off)
-
-
-def _off(machine: _Machine, now_ms: int) -> _Machine:
-    return replace(machine, power=Power.OFF, settled_at_ms=now_ms) if machine.power is Power.RUNNING else machine
 
 
 def _write(
