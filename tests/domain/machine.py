@@ -47,6 +47,9 @@ class Places:
     def node_up(self, end: End) -> bool:
         return (end.site, end.node) not in self.nodes_down
 
+    def fences(self, site: str) -> tuple[str, ...]:
+        return tuple(fence for cluster in self.clusters if cluster.site == site for fence in cluster.fences)
+
     def accepts(self, end: End) -> bool:
         return all(cluster.accepts_replicas for cluster in self.clusters if cluster.cluster == end.cluster)
 
@@ -133,6 +136,8 @@ class Machine:
         ):
             change = actions.decide(command, end, self._around(end), now_ms)
             self._put(change.end, *([change.peer] if change.peer is not None else []))
+            if change.cut:
+                self.stop(change.cut.partition("/")[0])
             if change.effect:
                 done = Done(now_ms, end.site, command.action, command.run_id, command.step, command.attempt)
                 self.ledger.append(done)
@@ -203,6 +208,7 @@ class Machine:
             closed_ports=self.closed_ports,
             points_kept=_POINTS_KEPT,
             boot_ms=self.boot_ms,
+            fences=self.places.fences(end.site),
         )
 
     def _put(self, *ends: End) -> None:

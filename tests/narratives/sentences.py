@@ -98,6 +98,10 @@ def _watches(wishes: Wishes, match: Match) -> None:
     wishes.witnesses[CLOUD if match["who"] == "a witness in the cloud" else REPLICA] = match["site"]
 
 
+def _fences(wishes: Wishes, match: Match) -> None:
+    wishes.fences = (*wishes.fences, match["machine"])
+
+
 def _given_policy(wishes: Wishes, match: Match) -> None:
     wishes.facts.append(policy(match))
 
@@ -171,6 +175,7 @@ GIVENS: Sequence[tuple[str, Callable[[Wishes, Match], None]]] = (
     (rf"(?P<vms>{_NAMES}) on (?P<node>p1|p2) with (?:its|their) replicas? on (?P<replica>d1|d2)", _vm),
     (rf"(?P<vm>{_NAME}) is off", _off),
     (rf"(?P<vm>{_NAME}) has no failover addresses", _unaddressed),
+    (r"dr can cut the power of (?P<machine>primary(?:/p[12])?)", _fences),
     (rf"(?P<who>a witness in the cloud|the agent at dr) watches (?P<site>{_SITE})", _watches),
     (_POLICY, _given_policy),
     (_PLAN, _given_plan),

@@ -86,6 +86,8 @@ class Wishes:
     plan: RecoveryPlan | None = None
     witnesses: dict[str, str] = field(default_factory=dict)
     """The site that each observer watches, by the observer's place."""
+    fences: tuple[str, ...] = ()
+    """Whose power the site of the replicas can cut."""
     audited: bool = False
     takeover_matters: bool = False
 
@@ -107,7 +109,7 @@ class StoryWorld(World):
         self.requests: dict[str, FailoverRequested] = {}
         self.last_word: Fact | None = None
         self.sequences: dict[tuple[str, str], int] = defaultdict(lambda: 1)
-        self.clusters = _clusters()
+        self.clusters = _clusters(wishes.fences)
         self.settings: dict[str, VmReplicationSettings] = {}
         self.plan = wishes.plan
         self._wishes = wishes
@@ -281,13 +283,15 @@ class StoryWorld(World):
         return self.words.get((command.vm_id, command.step), str(behaviour))
 
 
-def _clusters() -> dict[str, ClusterInventory]:
+def _clusters(fences: tuple[str, ...]) -> dict[str, ClusterInventory]:
     def nodes(*names: str) -> tuple[Node, ...]:
         return tuple(Node(name, NodeState.UP, _NODE_MEMORY_MIB, _NODE_MEMORY_MIB) for name in names)
 
     return {
         PRIMARY: ClusterInventory(PRIMARY, PRIMARY, "PRI-BROKER", nodes("p1", "p2"), networks=("lan",)),
-        REPLICA: ClusterInventory(REPLICA, REPLICA, "DR-BROKER", nodes("d1", "d2"), networks=("lan", ISOLATED)),
+        REPLICA: ClusterInventory(
+            REPLICA, REPLICA, "DR-BROKER", nodes("d1", "d2"), networks=("lan", ISOLATED), fences=fences
+        ),
     }
 
 
