@@ -5,7 +5,9 @@ Anything else that escapes is a bug and is shown with its traceback.
 
     FailoverOrchError
     ├── ConfigError              a setting, flag or environment variable is missing or wrong
-    ├── TopologyError            a topology file has mistakes; `mistakes` lists each with its line
+    ├── FileError                a file that people write has mistakes; `mistakes` lists each with its line
+    │   ├── TopologyError        a topology file
+    │   └── SiteFileError        a site agent's file
     ├── ContractError            a record does not fit the contract in `schemas/`
     │   ├── UndecodableRecord    bytes that no known schema explains; ends in `dead-letters`
     │   ├── UnencodableRecord    a value of ours that its schema refuses
@@ -20,7 +22,10 @@ Anything else that escapes is a bug and is shown with its traceback.
     ├── HypervisorError          a step was not done on a hypervisor
     │   ├── StaleEpoch           the command is older than what the VM's own record has accepted
     │   ├── StepRefused          the hypervisor will not do it, now or later
+    │   │   └── FenceRefused     power cannot be cut as things are: somebody has to change something first
     │   └── StepFailed           it did not work this time; trying again may help
+    │       └── FenceFailed      power was not read as off; it may be on, or off
+    ├── LabError                 the lab of libvirt nodes could not be set up, or lacks something of this machine
     ├── LookupFailed             the VM, run or plan is not known, or its data is not at hand yet
     └── AuditBroken              the audit trail does not verify
 """
@@ -35,16 +40,21 @@ __all__ = [
     "ConfigError",
     "ContractError",
     "FailoverOrchError",
+    "FenceFailed",
+    "FenceRefused",
     "FencedOut",
+    "FileError",
     "GapInPartition",
     "HypervisorError",
     "IncompatibleSchema",
     "KafkaError",
     "KafkaUnavailable",
+    "LabError",
     "LocalKafkaError",
     "LookupFailed",
     "Mistake",
     "PartitionFault",
+    "SiteFileError",
     "StaleEpoch",
     "StepFailed",
     "StepRefused",
@@ -75,13 +85,21 @@ class Mistake:
         return f"line {self.line}: {self.field}: {self.message}"
 
 
-class TopologyError(FailoverOrchError):
-    """A topology file has mistakes. `mistakes` lists every one of them, in the order of their lines."""
+class FileError(FailoverOrchError):
+    """A file that people write has mistakes. `mistakes` lists every one of them, in the order of their lines."""
 
     def __init__(self, path: str, mistakes: Sequence[Mistake]) -> None:
         self.path = path
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(f"{path}:{mistake}" for mistake in self.mistakes))
+
+
+class TopologyError(FileError):
+    """A topology file has mistakes."""
+
+
+class SiteFileError(FileError):
+    """A site agent's file has mistakes."""
 
 
 class ContractError(FailoverOrchError):
@@ -142,6 +160,22 @@ class StepRefused(HypervisorError):
 
 class StepFailed(HypervisorError):
     """The step did not work this time. Trying again may help."""
+
+
+class FenceRefused(StepRefused):
+    """Power cannot be cut as things are: a password, a certificate or a right is wrong, or only a person can do it."""
+
+
+class FenceFailed(StepFailed):
+    """Power was not read as off within the time: the primary must not be overtaken. `seen_on`: it was read as on."""
+
+    def __init__(self, sentence: str, *, seen_on: bool = False) -> None:
+        self.seen_on = seen_on
+        super().__init__(sentence)
+
+
+class LabError(FailoverOrchError):
+    """The lab of libvirt nodes on this machine could not be set up, or lacks something."""
 
 
 class LookupFailed(FailoverOrchError):

@@ -198,6 +198,17 @@ def test_another_number_of_brokers_than_there_is(tmp_path: Path) -> None:
         LocalKafka(tmp_path).kill_broker(1)
 
 
+def test_another_address_than_it_has(tmp_path: Path) -> None:
+    write_cluster(tmp_path, 20_001, 20_002)
+    with pytest.raises(LocalKafkaError, match=r"takes clients at 127.0.0.1, and 127.0.0.2 was asked for: stop it"):
+        LocalKafka(tmp_path, address="127.0.0.2").start()
+
+
+def test_an_address_that_is_not_of_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(LocalKafkaError, match=r"are free on 192.0.2.1: is that an address of this machine\?"):
+        LocalKafka(tmp_path, address="192.0.2.1").start()
+
+
 def test_a_directory_that_cannot_be_understood(tmp_path: Path) -> None:
     (tmp_path / "cluster.json").write_text("{")
     with pytest.raises(LocalKafkaError, match=r"cluster.json cannot be understood: remove"):
@@ -314,6 +325,22 @@ def test_it_can_be_started_again_with_its_ports_and_data(own: LocalKafka) -> Non
     assert runs(again) == [False]
     again.start_broker(1)
     assert asyncio.run(count(again.bootstrap, "vm-moved")) == 10
+
+
+@pytest.mark.kafka
+def test_it_takes_clients_at_the_address_that_it_is_given(tmp_path: Path) -> None:
+    kafka = LocalKafka(tmp_path / "kafka", address="127.0.0.2")
+    try:
+        kafka.start()
+        assert kafka.bootstrap.startswith("127.0.0.2:")
+        assert LocalKafka(kafka.directory).status().bootstrap == kafka.bootstrap
+        asyncio.run(create_topics(kafka.bootstrap, desired_topics(Settings(), [], 1)))
+        asyncio.run(publish(kafka.bootstrap, *moves(10)))
+        assert asyncio.run(count(kafka.bootstrap, "vm-moved")) == 10
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(kafka.bootstrap.rpartition(":")[2])))
+    finally:
+        kafka.stop(grace_s=0)
 
 
 @pytest.mark.kafka

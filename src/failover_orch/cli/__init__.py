@@ -7,6 +7,7 @@ import typer
 from failover_orch.cli import (
     audit,
     demo,
+    demo_vms,
     evidence,
     explain,
     failover,
@@ -60,6 +61,7 @@ for command in (
     serve.serve,
     replay.replay,
     demo.demo,
+    demo_vms.demo_vms,
 ):
     app.command()(command)
 

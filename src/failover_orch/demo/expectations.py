@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from failover_orch.demo.expected import Expectation
 from failover_orch.domain import Action, Adapter, AdapterAddresses, Role, RoutingUpdate, RunSnapshot, RunState
 from failover_orch.hypervisors.simulated import Effect
 from failover_orch.service import Vm
 
-__all__ = ["Ending", "Expectation", "expectations"]
+__all__ = ["Ending", "expectations", "running_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,6 @@ class Ending:
     dr_site: str
     adapters_before: Mapping[str, Sequence[Adapter]]
     """Each VM's adapters as they were at the primary site."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """Something that must be so, and how it is."""
-
-    what: str
-    held: bool
-    seen: str
 
 
 def expectations(ending: Ending) -> tuple[Expectation, ...]:

@@ -1,4 +1,4 @@
-"""The demo's own processes: a worker and two site agents, each a `failover-orch` of its own with a log file.
+"""A demo's own processes: worker, site agents and the like, each a `failover-orch` of its own with a log file.
 
 Their pids are in files, so that a demo that was left up, or died, can be ended by the next one.
 """
@@ -6,12 +6,13 @@ Their pids are in files, so that a demo that was left up, or died, can be ended 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from failover_orch.errors import FailoverOrchError
-from failover_orch.processes import launch, recorded, terminate
+from failover_orch.processes import how_it_ended, launch, recorded, terminate
 
 __all__ = ["ProcessEnded", "Processes"]
 
@@ -21,7 +22,7 @@ _MARK = "failover_orch"
 
 
 class ProcessEnded(FailoverOrchError):
-    """One of the demo's processes ended though nobody had told it to."""
+    """One of a demo's processes ended though nobody had told it to."""
 
 
 class Processes:
@@ -32,9 +33,9 @@ class Processes:
         self.environment = {**os.environ, **environment}
         self._wanted: set[str] = set()
 
-    def start(self, name: str, *arguments: str) -> None:
-        """Start `failover-orch ARGUMENTS`."""
-        command = [sys.executable, "-m", _MARK, *arguments]
+    def start(self, name: str, *arguments: str, run: Sequence[str] = ()) -> None:
+        """Start `failover-orch ARGUMENTS`, behind the prefix `run`, which must become that command itself."""
+        command = [*_found(run), sys.executable, "-m", _MARK, *arguments]
         launch(command, output=self._log(name), pid_file=self._pid_file(name), environment=self.environment)
         self._wanted.add(name)
 
@@ -52,7 +53,8 @@ class Processes:
         """
         for name in sorted(self._wanted):
             if recorded(self._pid_file(name), mark=_MARK) is None:
-                raise ProcessEnded(f"the {name} ended by itself; its log is {self._log(name)}")
+                how = how_it_ended(int(self._pid_file(name).read_text()))
+                raise ProcessEnded(f"the {name} ended by itself ({how}); its log is {self._log(name)}")
 
     def stop(self) -> None:
         """End every process that the directory knows of, politely first."""
@@ -71,3 +73,8 @@ class Processes:
 
     def _pid_file(self, name: str) -> Path:
         return self._directory / f"{name}.pid"
+
+
+def _found(command: Sequence[str]) -> list[str]:
+    """A command with its program's path."""
+    return [shutil.which(command[0]) or command[0], *command[1:]] if command else []

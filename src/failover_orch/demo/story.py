@@ -6,13 +6,10 @@ Every act waits for what it brought about to be seen in the output topics, as an
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import time
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -21,42 +18,31 @@ from pathlib import Path
 from rich.console import Console
 
 from failover_orch.applying import apply_topology
-from failover_orch.audit import verify_topics
 from failover_orch.config import Settings
-from failover_orch.contract import Codec
 from failover_orch.demo.expectations import Ending, expectations, running_at
 from failover_orch.demo.processes import Processes
-from failover_orch.demo.screen import Act, Screen
+from failover_orch.demo.screen import Screen
+from failover_orch.demo.stage import Stage, demo_directory
+from failover_orch.demo.tables import addresses, refusals, routes, runs
 from failover_orch.domain import (
     FailoverKind,
-    FailoverRequested,
     Location,
     MoveKind,
     Node,
     ReplicationHealth,
-    RequestAction,
     Role,
     RoutingUpdate,
-    RunSnapshot,
 )
-from failover_orch.errors import FailoverOrchError, LookupFailed
+from failover_orch.errors import LookupFailed
 from failover_orch.hypervisors.simulated import PlacedVm, SimulatedWorld
-from failover_orch.kafka import LocalKafka, create_topics, desired_topics
-from failover_orch.service import Feed, ReadModel
+from failover_orch.kafka import LocalKafka
+from failover_orch.service import ReadModel
 from failover_orch.topology import Topology, bundled, load
-from failover_orch.wire import Publisher, now_ms, read_to_end
 
-__all__ = ["DemoStalled", "play"]
+__all__ = ["play"]
 
-_PATIENCE_S = 60.0
-_POLL_S = 0.1
 _BETWEEN_MOVES_S = 0.1
 _WRITTEN = 256 * 1024
-_ACTOR = "demo"
-
-
-class DemoStalled(FailoverOrchError):
-    """Something that an act of the demo waits for does not come."""
 
 
 async def play(
@@ -70,20 +56,19 @@ async def play(
     """
     screen = Screen(console)
     described = load(topology or bundled("two-sites"))
-    directory = directory or _directory()
+    directory = directory or demo_directory("demo")
     _end_earlier(directory)
     directory.mkdir(parents=True, exist_ok=True)
     screen.chapter("Two sites, one broker")
     kafka = LocalKafka(directory / "kafka", brokers=1)
-    processes = Processes(directory, {})
     held = False
     try:
         with screen.act("Apache Kafka 4.4 starts on this machine") as act:
             await asyncio.to_thread(kafka.start)
             act.outcome = kafka.bootstrap
         settings = Settings(bootstrap=kafka.bootstrap, app_id="failover-orch", session_timeout=6.0)
-        processes = Processes(directory, _environment(settings))
-        async with _telling(_Story(screen, settings, described, processes, directory)) as story:
+        async with Stage(screen, settings, directory) as stage:
+            story = _Story(stage, described)
             await story.build()
             await story.move()
             await story.fail_over_an_application()
@@ -92,7 +77,7 @@ async def play(
         keep = keep and held
     finally:
         if not keep:
-            processes.stop()
+            Processes(directory, {}).stop()
             await asyncio.to_thread(kafka.stop)
     if keep:
         screen.say(_left_up(settings, directory))
@@ -102,41 +87,24 @@ async def play(
 class _Story:
     """The acts, and what they share."""
 
-    def __init__(
-        self, screen: Screen, settings: Settings, topology: Topology, processes: Processes, directory: Path
-    ) -> None:
-        self._screen = screen
-        self._settings = settings
+    def __init__(self, stage: Stage, topology: Topology) -> None:
+        self._stage = stage
+        self._screen = stage.screen
         self._topology = topology
-        self._processes = processes
-        self._directory = directory
-        self._world_file = directory / "world.sqlite"
-        self._codec = Codec()
-        self.feed = Feed(settings.bootstrap, names=settings.names, codec=self._codec)
+        self._world_file = stage.directory / "world.sqlite"
         self._moves = 0
         self._placed: set[str] = set()
-        self._following: asyncio.Task[None] | None = None
         self._primary = topology.vms[0].inventory.replication.primary_site
         self._dr = topology.vms[0].inventory.replication.replica_site
-
-    async def close(self) -> None:
-        """Stop following Kafka."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
 
     @property
     def model(self) -> ReadModel:
         """What the output topics say now."""
-        return self.feed.model
+        return self._stage.model
 
     async def build(self) -> None:
         """Topics, the simulated world, one worker and two site agents; then the topology's settings and plans."""
-        with self._screen.act("Topics are made") as act:
-            desired = desired_topics(self._settings, self._topology.sites, 1)
-            await create_topics(self._settings.bootstrap, desired)
-            act.outcome = f"{len(desired)}, {self._settings.partitions} partitions each"
-        self._following = asyncio.create_task(self.feed.run())
+        await self._stage.make_topics(self._topology.sites)
         # Replicas stay without a node: to say where they go is the broker's job.
         vms = [
             PlacedVm(vm.inventory, vm.primary_node, vm.primary_storage, vm.replica_node, vm.replica_storage)
@@ -144,13 +112,14 @@ class _Story:
         ]
         SimulatedWorld.create(self._world_file, self._topology.clusters, vms).close()
         with self._screen.act("A worker and two site agents start, and the sites report what they have") as act:
-            self._processes.start("worker", "worker")
+            processes = self._stage.processes
+            processes.start("worker", "worker")
             for site in self._topology.sites:
-                self._processes.start(f"agent-{site}", "site-agent", "--site", site, "--world", str(self._world_file))
-            await self._until("every VM is known", lambda: len(self._known()) == self._count, act)
+                processes.start(f"agent-{site}", "site-agent", "--site", site, "--world", str(self._world_file))
+            await self._stage.until("every VM is known", lambda: len(self._known()) == self._count, act)
             act.outcome = f"{self._count} VMs, {len(self._topology.clusters)} clusters"
         with self._screen.act("Failover addresses and recovery plans are set") as act:
-            await apply_topology(self._settings, self._topology)
+            await apply_topology(self._stage.settings, self._topology)
             act.outcome = f"{len(self._topology.settings)} VMs, {len(self._topology.plans)} plans"
         await self._place()
 
@@ -159,9 +128,9 @@ class _Story:
         with self._screen.act("The broker places the replicas") as act, self._open_world() as world:
             for count, vm_id in enumerate((vm.inventory.vm_id for vm in self._topology.vms), start=1):
                 # One after the other: what a placement takes from its node, the next one must know of.
-                await self._until("the replica's place is in the routes", partial(self._place_one, world, vm_id))
+                await self._stage.until("the replica's place is in the routes", partial(self._place_one, world, vm_id))
                 act.progress(f"{count} of {self._count}")
-            await self._until("every initial replication is complete", self._all_normal, act)
+            await self._stage.until("every initial replication is complete", self._all_normal, act)
             nodes = Counter(here.node for vm in self.model.vms() for here in vm.locations if here.role is Role.REPLICA)
             act.outcome = ", ".join(f"{node}: {number}" for node, number in sorted(nodes.items()))
 
@@ -195,7 +164,7 @@ class _Story:
                     else:
                         world.migrate(vm_id, other.name, kind)
                     self._moves += 1
-                    await self._until("the route follows", partial(self._beyond, vm_id, epoch))
+                    await self._stage.until("the route follows", partial(self._beyond, vm_id, epoch))
                     after = self._replica(vm_id)
                     changed = (
                         f"{here.storage} to {after.storage}"
@@ -212,9 +181,9 @@ class _Story:
         members = {vm_id for group in plan.groups for vm_id in group.vm_ids}
         before = self._moves
         with self._screen.act(f"{plan.name}: {names}, while other replicas go on moving") as act:
-            request = self._request(FailoverKind.PLANNED, "maintenance at the primary site", plan_id=plan.plan_id)
+            request = self._stage.request(FailoverKind.PLANNED, "maintenance at the primary site", plan_id=plan.plan_id)
             moving = asyncio.create_task(self._keep_moving(members))
-            ended = await self._run(request, act)
+            ended = await self._stage.run(request, act)
             moving.cancel()
             await asyncio.wait([moving])
             loss = ", nothing lost" if ended.data_loss_ms == 0 else ""
@@ -238,16 +207,16 @@ class _Story:
             with self._open_world() as world:
                 for vm_id in left:
                     world.write(vm_id, _WRITTEN)
-                self._processes.kill(f"agent-{self._primary}")
+                self._stage.processes.kill(f"agent-{self._primary}")
                 world.power_off_site(self._primary)
             act.outcome = f"{len(left)} VMs down"
         with self._screen.act(f"Unplanned failover of all {len(left)}") as act:
             request = replace(
-                self._request(FailoverKind.UNPLANNED, f"site {self._primary} has no power"),
+                self._stage.request(FailoverKind.UNPLANNED, f"site {self._primary} has no power"),
                 vm_ids=tuple(left),
                 primary_is_down=True,
             )
-            ended = await self._run(request, act)
+            ended = await self._stage.run(request, act)
             done = sum(step.state == "DONE" for step in ended.steps)
             act.outcome = f"{done} moved, {len(ended.steps) - done} refused or failed"
 
@@ -255,86 +224,31 @@ class _Story:
         """Tables, the audit trail, and what must be so."""
         self._screen.chapter("How it ended")
         with self._open_world() as world:
-            await self._until("the routes are where the VMs are", partial(self._routes_are_right, world))
+            await self._stage.until("the routes are where the VMs are", partial(self._routes_are_right, world))
         ending = await self._ending()
-        self._screen.routes(ending)
-        self._screen.addresses(ending)
-        self._screen.runs(ending)
-        self._screen.refusals(ending)
+        for table in (routes, addresses, runs, refusals):
+            table(self._screen, ending)
         found = expectations(ending)
         self._screen.expectations(found)
         return all(each.held for each in found)
 
     async def _ending(self) -> Ending:
-        routes: list[RoutingUpdate] = []
-        letters = 0
-        topics = ["routing-updates", "dead-letters"]
-        async for records in read_to_end(self._settings.bootstrap, topics, names=self._settings.names):
-            for record in records:
-                value = self._codec.decode_from(record.topic, record.value)
-                if isinstance(value, RoutingUpdate):
-                    routes.append(value)
-                else:
-                    letters += 1
-        report = await verify_topics(
-            self._settings.bootstrap, names=self._settings.names, codec=self._codec, app_id=self._settings.app_id
-        )
+        told = await self._stage.read("routing-updates", "dead-letters")
+        routing = [value for value in told if isinstance(value, RoutingUpdate)]
         with self._open_world() as world:
             effects = world.effects()
         return Ending(
             vms=self.model.vms(),
             runs=self.model.runs(),
-            routes=routes,
+            routes=routing,
             effects=effects,
             refused_by_plan={vm.inventory.vm_id for vm in self._topology.vms if self._topology.failover_findings(vm)},
             moved=self._moves,
-            audit_findings=[str(finding) for finding in report.findings],
-            dead_letters=letters,
+            audit_findings=await self._stage.audit_findings(),
+            dead_letters=len(told) - len(routing),
             dr_site=self._dr,
             adapters_before={vm.inventory.vm_id: vm.inventory.adapters for vm in self._topology.vms},
         )
-
-    def _request(self, kind: FailoverKind, reason: str, *, plan_id: str = "") -> FailoverRequested:
-        return FailoverRequested(
-            run_id=f"run-{uuid.uuid4().hex[:12]}",
-            action=RequestAction.REQUEST,
-            kind=kind,
-            actor=_ACTOR,
-            reason=reason,
-            requested_at_ms=now_ms(),
-            plan_id=plan_id,
-            ticket="DEMO-1",
-        )
-
-    async def _run(self, request: FailoverRequested, act: Act) -> RunSnapshot:
-        """Ask for a failover and follow it to its end."""
-        settings = self._settings
-        async with Publisher(
-            settings.bootstrap, self._codec, names=settings.names, partitions=settings.partitions, source="demo"
-        ) as publisher:
-            await publisher.publish(request)
-
-        def ended() -> bool:
-            runs = {run.run_id: run for run in self.model.runs()}
-            run = runs.get(request.run_id)
-            if run is None:
-                return False
-            states = [step.state.lower() for step in run.steps]
-            act.progress(", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))))
-            return run.state.ended
-
-        await self._until(f"run {request.run_id} ends", ended)
-        return self.model.run(request.run_id)
-
-    async def _until(self, what: str, holds: Callable[[], bool], act: Act | None = None) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not holds():
-            self._processes.require_alive()
-            if time.monotonic() > deadline:
-                raise DemoStalled(f"waited {_PATIENCE_S:g} s in vain until {what}; the logs are in {self._directory}")
-            if act is not None:
-                act.progress(what)
-            await asyncio.sleep(_POLL_S)
 
     def _nodes(self) -> list[Node]:
         """The DR site's nodes."""
@@ -377,35 +291,12 @@ class _Story:
             world.close()
 
 
-@asynccontextmanager
-async def _telling(story: _Story) -> AsyncIterator[_Story]:
-    """The story, with its read model following Kafka."""
-    try:
-        yield story
-    finally:
-        await story.close()
-
-
-def _directory() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "failover-orch" / "demo"
-
-
 def _end_earlier(directory: Path) -> None:
     """End what an earlier demo has left up, and remove what it left."""
     if directory.exists():
         Processes(directory, {}).stop()
         LocalKafka(directory / "kafka").stop()
         shutil.rmtree(directory)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    return {
-        "FAILOVER_ORCH_BOOTSTRAP": settings.bootstrap,
-        "FAILOVER_ORCH_APP_ID": settings.app_id,
-        "FAILOVER_ORCH_TOPIC_PREFIX": settings.topic_prefix,
-        "FAILOVER_ORCH_SESSION_TIMEOUT": str(settings.session_timeout),
-    }
 
 
 def _left_up(settings: Settings, directory: Path) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
-import socket
 import subprocess
 import time
 import uuid
@@ -14,20 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from failover_orch.errors import KafkaUnavailable, LocalKafkaError
+from failover_orch.kafka.ports import LOOPBACK, free_ports, is_free, listens
 from failover_orch.kafka.readiness import await_ready
 from failover_orch.kafka.tools import LOG4J2, cache_directory, java, libraries, locked
 from failover_orch.processes import alive, how_it_ended, launch, recorded, terminate
 
 __all__ = ["BrokerStatus", "LocalKafka", "LocalStatus"]
 
-HOST = "127.0.0.1"
 BROKER_COUNTS = (1, 3)
 START_TIMEOUT_S = 120.0
 STOP_GRACE_S = 15.0
 SYSTEM_TOPIC_PARTITIONS = 4
-PORTS = range(20_000, 32_000)
-"""Below the ports that systems give to outgoing connections: else one of those can sit on a stopped broker's port, and
-a client that knocks there while it is down can even connect to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +37,8 @@ class _Cluster:
 
     cluster_id: str
     ports: tuple[_Ports, ...]
+    address: str = LOOPBACK
+    """Where clients reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +76,13 @@ class LocalKafka:
     The methods block; from async code call them with `asyncio.to_thread`.
     """
 
-    def __init__(self, directory: Path | None = None, *, brokers: int | None = None) -> None:
+    def __init__(
+        self, directory: Path | None = None, *, brokers: int | None = None, address: str | None = None
+    ) -> None:
         """`directory` defaults to the user's own local Kafka; `brokers` to what is there, or one.
+
+        `address`: the address of this machine where it takes clients, for those that do not reach its loopback
+        address, which is the default: whoever reaches the address may do anything with it.
 
         Raises:
             LocalKafkaError: `brokers` is neither 1 nor 3.
@@ -90,6 +92,7 @@ class LocalKafka:
             raise LocalKafkaError(f"a local Kafka has 1 or 3 brokers, not {brokers}")
         self.directory = (directory or cache_directory() / "local").absolute()
         self._brokers = brokers
+        self._address = address
 
     @property
     def bootstrap(self) -> str:
@@ -99,7 +102,8 @@ class LocalKafka:
             LocalKafkaError: it was never started.
 
         """
-        return ",".join(f"{HOST}:{ports.broker}" for ports in self._known().ports)
+        cluster = self._known()
+        return ",".join(_at(cluster, ports) for ports in cluster.ports)
 
     def status(self) -> LocalStatus:
         """What runs, by the pid files; a pid that is gone or somebody else's counts as not running."""
@@ -109,12 +113,14 @@ class LocalKafka:
             brokers=tuple(
                 BrokerStatus(
                     number=number,
-                    address=f"{HOST}:{ports.broker}",
+                    address=_at(cluster, ports),
                     pid=recorded(self._pid_file(number), mark=self._mark(number)),
                     log=self._log(number),
                 )
-                for number, ports in enumerate(cluster.ports if cluster else (), start=1)
-            ),
+                for number, ports in enumerate(cluster.ports, start=1)
+            )
+            if cluster is not None
+            else (),
         )
 
     def start(self) -> None:
@@ -131,6 +137,11 @@ class LocalKafka:
             if self._brokers is not None and self._brokers != len(cluster.ports):
                 raise LocalKafkaError(
                     f"the Kafka in {self.directory} has {_count(len(cluster.ports))}, and {self._brokers} were asked "
+                    f"for: stop it and remove {self.directory} to start anew, or name another directory"
+                )
+            if self._address is not None and self._address != cluster.address:
+                raise LocalKafkaError(
+                    f"the Kafka in {self.directory} takes clients at {cluster.address}, and {self._address} was asked "
                     f"for: stop it and remove {self.directory} to start anew, or name another directory"
                 )
             numbers = range(1, len(cluster.ports) + 1)
@@ -184,7 +195,7 @@ class LocalKafka:
         launched: dict[int, int] = {}
         try:
             for number in numbers:
-                self._require_ports(cluster.ports[number - 1])
+                self._require_ports(cluster.address, cluster.ports[number - 1])
                 self._write_properties(number, cluster)
                 self._format(number, command, cluster)
             for number in numbers:
@@ -198,7 +209,7 @@ class LocalKafka:
     def _wait(self, launched: Mapping[int, int], cluster: _Cluster) -> None:
         """Wait until what was launched listens, then until the cluster works; say so early when a broker ends."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not all(_listens(cluster.ports[number - 1].broker) for number in launched):
+        while not all(listens(cluster.address, cluster.ports[number - 1].broker) for number in launched):
             self._require_alive(launched)
             if time.monotonic() > deadline:
                 raise LocalKafkaError(
@@ -206,7 +217,7 @@ class LocalKafka:
                 )
             time.sleep(0.1)
         running = [number for number in range(1, len(cluster.ports) + 1) if self._pid(number) is not None]
-        bootstrap = ",".join(f"{HOST}:{cluster.ports[number - 1].broker}" for number in running)
+        bootstrap = ",".join(_at(cluster, cluster.ports[number - 1]) for number in running)
         try:
             await_ready(bootstrap, brokers=len(running), timeout_s=max(1.0, deadline - time.monotonic()))
         except KafkaUnavailable as error:
@@ -260,9 +271,9 @@ class LocalKafka:
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         Path(self._mark(number)).write_text(text)
 
-    def _require_ports(self, ports: _Ports) -> None:
-        for port in (ports.broker, ports.controller):
-            if not _free(port):
+    def _require_ports(self, address: str, ports: _Ports) -> None:
+        for host, port in ((address, ports.broker), (LOOPBACK, ports.controller)):
+            if not is_free(host, port):
                 raise LocalKafkaError(
                     f"port {port}, which the Kafka in {self.directory} uses, is taken by another process: end that "
                     f"one, or remove {self.directory} to start anew on other ports"
@@ -278,7 +289,8 @@ class LocalKafka:
         path = self.directory / "cluster.json"
         try:
             written = json.loads(path.read_text())
-            return _Cluster(written["cluster_id"], tuple(_Ports(**ports) for ports in written["ports"]))
+            ports = tuple(_Ports(**each) for each in written["ports"])
+            return _Cluster(written["cluster_id"], ports, written.get("address", LOOPBACK))
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError) as error:
@@ -286,8 +298,9 @@ class LocalKafka:
 
     def _create(self) -> _Cluster:
         count = self._brokers or BROKER_COUNTS[0]
-        free = _free_ports(2 * count)
-        cluster = _Cluster(_cluster_id(), tuple(_Ports(*free[2 * i : 2 * i + 2]) for i in range(count)))
+        address = self._address or LOOPBACK
+        free = free_ports(address, 2 * count)
+        cluster = _Cluster(_cluster_id(), tuple(_Ports(*free[2 * i : 2 * i + 2]) for i in range(count)), address)
         new = self.directory / "cluster.json.new"
         new.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
         new.replace(self.directory / "cluster.json")
@@ -330,13 +343,13 @@ def _properties(number: int, cluster: _Cluster, data: Path) -> Mapping[str, obje
     ports = cluster.ports[number - 1]
     copies = len(cluster.ports)
     in_sync = min(2, copies)
-    voters = ",".join(f"{i}@{HOST}:{each.controller}" for i, each in enumerate(cluster.ports, start=1))
+    voters = ",".join(f"{i}@{LOOPBACK}:{each.controller}" for i, each in enumerate(cluster.ports, start=1))
     return {
         "process.roles": "broker,controller",
         "node.id": number,
         "controller.quorum.voters": voters,
-        "listeners": f"BROKER://{HOST}:{ports.broker},CONTROLLER://{HOST}:{ports.controller}",
-        "advertised.listeners": f"BROKER://{HOST}:{ports.broker}",
+        "listeners": f"BROKER://{_at(cluster, ports)},CONTROLLER://{LOOPBACK}:{ports.controller}",
+        "advertised.listeners": f"BROKER://{_at(cluster, ports)}",
         "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "BROKER",
         "controller.listener.names": "CONTROLLER",
@@ -372,28 +385,9 @@ def _cluster_id() -> str:
     return text
 
 
-def _free_ports(count: int) -> list[int]:
-    shuffled = random.sample(PORTS, len(PORTS))
-    free = [port for port in shuffled[:2000] if _free(port)][:count]
-    if len(free) < count:
-        raise LocalKafkaError(f"fewer than {count} ports from {PORTS.start} to {PORTS.stop} are free on {HOST}")
-    return free
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.settimeout(1.0)
-        return trial.connect_ex((HOST, port)) == 0
+def _at(cluster: _Cluster, ports: _Ports) -> str:
+    """Where clients reach a broker."""
+    return f"{cluster.address}:{ports.broker}"
 
 
 def _count(brokers: int) -> str:

@@ -6,6 +6,15 @@ And the witness, which looks at sites from outside.
 from __future__ import annotations
 
 from failover_orch.site.agent import AgentOptions, SiteAgent
+from failover_orch.site.site_file import SimulatedSite, SiteFile, load_site_file
 from failover_orch.site.witness import Watched, Witness
 
-__all__ = ["AgentOptions", "SiteAgent", "Watched", "Witness"]
+__all__ = [
+    "AgentOptions",
+    "SimulatedSite",
+    "SiteAgent",
+    "SiteFile",
+    "Watched",
+    "Witness",
+    "load_site_file",
+]

@@ -45,6 +45,7 @@ def _cluster(
         networks=tuple(name for name, here in house.networks.items.items() if here.network.site == draft.site),
         accepts_replicas=draft.accepts_replicas,
         supported_guests=draft.supported_guests,
+        fences=draft.fences,
     )
 
 

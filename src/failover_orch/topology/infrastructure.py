@@ -12,7 +12,7 @@ from failover_orch.domain.guests import SUPPORTED_GUESTS
 from failover_orch.domain.inventory import NodeState
 from failover_orch.errors import ConfigError
 from failover_orch.topology.model import Network, Subnet
-from failover_orch.topology.reading import IDENTIFIER, Entry, Pattern, Register
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Pattern, Register
 
 __all__ = [
     "CLUSTER_KEYS",
@@ -33,7 +33,7 @@ MIB_IN_GIB = 1024
 _MAX_GIB = 1_000_000
 _MAX_CPUS = 4096
 
-CLUSTER_KEYS = ("name", "site", "broker", "accepts_replicas", "supported_guests", "storages", "nodes")
+CLUSTER_KEYS = ("name", "site", "broker", "accepts_replicas", "supported_guests", "fences", "storages", "nodes")
 _NODE_KEYS = ("name", "state", "memory_mib", "memory_gib", "memory_free_mib", "memory_free_gib", "cpus", "storages")
 _STORAGE_KEYS = ("path", "capacity_gib", "free_gib")
 SITE_KEYS = ("name", "description")
@@ -45,6 +45,7 @@ _NETBIOS = Pattern(
     "a NetBIOS name: up to 15 letters, digits and inner dashes, not digits alone",
 )
 _GUEST = Pattern(re.compile(r"[A-Za-z][A-Za-z0-9.-]*"), "a guest's identifier, such as freebsd-14")
+_FENCE = Pattern(re.compile(r"[^/\s]+(/[^/\s]+)?"), "a site, or one of its nodes as site/node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class ClusterDraft:
     broker: str
     accepts_replicas: bool
     supported_guests: tuple[str, ...]
+    fences: tuple[str, ...]
     nodes: tuple[NodeDraft, ...]
     entry: Entry
 
@@ -204,6 +206,7 @@ def add_cluster(
         broker=broker,
         accepts_replicas=entry.boolean("accepts_replicas", default=True),
         supported_guests=_guests(entry),
+        fences=tuple(text for _, text in entry.texts("fences", pattern=_FENCE)),
         nodes=tuple(drafts),
         entry=entry,
     )

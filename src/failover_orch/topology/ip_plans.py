@@ -18,7 +18,7 @@ from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses, Uns
 from failover_orch.errors import ConfigError
 from failover_orch.topology.infrastructure import NetworkDraft
 from failover_orch.topology.machines import House, outside
-from failover_orch.topology.reading import IDENTIFIER, Entry, Notes, Register
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Notes, Register
 
 __all__ = ["IP_PLAN_KEYS", "IpPlans", "add_ip_plan", "check_conflicts"]
 

@@ -22,8 +22,8 @@ from failover_orch.topology.ip_plans import IP_PLAN_KEYS, IpPlans, add_ip_plan, 
 from failover_orch.topology.machines import VM_KEYS, House, add_vm
 from failover_orch.topology.model import Topology
 from failover_orch.topology.policies import POLICY_KEYS, add_policy
-from failover_orch.topology.reading import Entry, Notes, Register, compose
 from failover_orch.topology.recovery_plans import PLAN_KEYS, add_recovery_plan
+from failover_orch.yaml_reading import Entry, Notes, Register, compose, read_text
 
 __all__ = ["load"]
 
@@ -61,27 +61,16 @@ def load(path: str | Path) -> Topology:
 
     """
     notes = Notes()
-    topology = _read(_text(Path(path), notes), notes)
+    topology = _read(read_text(Path(path), notes), notes)
     if topology is None or notes.mistakes:
         raise TopologyError(str(path), sorted(set(notes.mistakes)))
     return topology
 
 
-def _text(path: Path, notes: Notes) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        notes.mistake(1, "file", f"cannot be read: {error.strerror or error}")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        notes.mistake(line, "file", "is not UTF-8 text; save it as UTF-8")
-    return ""
-
-
 def _read(text: str, notes: Notes) -> Topology | None:
     if notes.mistakes:
         return None
-    node = compose(text, notes)
+    node = compose(text, notes, expected="sites, clusters, networks and vms")
     if node is None:
         return None
     root = Entry(node, "", notes, _SECTIONS)

@@ -12,7 +12,7 @@ from failover_orch.domain.replication import REPLICATION_FREQUENCIES_S, Replicat
 from failover_orch.errors import ConfigError
 from failover_orch.topology.infrastructure import ClusterDraft, NetworkDraft, NodeDraft, memory_mib
 from failover_orch.topology.model import TopologyVm
-from failover_orch.topology.reading import IDENTIFIER, Entry, Pattern, Register
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Pattern, Register
 
 __all__ = ["VM_KEYS", "Holder", "House", "VmDraft", "add_vm", "outside"]
 

@@ -9,7 +9,7 @@ from failover_orch.domain.facts import FailoverKind
 from failover_orch.domain.settings import Gate, GateKind, PlanAction, PlanActionKind
 from failover_orch.domain.terms import OnTaskFailure
 from failover_orch.topology.machines import House
-from failover_orch.topology.reading import IDENTIFIER, Entry, Pattern, Register
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Pattern, Register
 
 __all__ = ["DAY_S", "actions_of", "gates_of"]
 

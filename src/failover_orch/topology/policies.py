@@ -10,7 +10,7 @@ from failover_orch.domain.policies import ApprovalRule, AutomaticMode, Policy, P
 from failover_orch.domain.settings import RecoveryPlan
 from failover_orch.topology.machines import House
 from failover_orch.topology.plan_actions import DAY_S
-from failover_orch.topology.reading import IDENTIFIER, Entry, Register
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Register
 
 __all__ = ["POLICY_KEYS", "add_policy"]
 

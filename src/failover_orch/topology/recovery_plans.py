@@ -9,7 +9,7 @@ from failover_orch.domain.terms import CommitPolicy, PointChoice, StepPolicy, Wa
 from failover_orch.domain.workflows import WORKFLOWS
 from failover_orch.topology.machines import House
 from failover_orch.topology.plan_actions import DAY_S, actions_of, gates_of
-from failover_orch.topology.reading import IDENTIFIER, Entry, Register, did_you_mean
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Register, did_you_mean
 
 __all__ = ["PLAN_KEYS", "add_recovery_plan"]
 

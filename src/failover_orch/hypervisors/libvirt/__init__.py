@@ -1,7 +1,21 @@
-"""What libvirt hosts report, in this project's words. Pure: nothing here talks to a host."""
+"""libvirt: what its events say of where VMs are, and the driver for a site of libvirt nodes.
+
+The driver needs libvirt's Python module, of the daemon's own version, and stands in `hypervisor`; what is shown here
+needs nothing.
+"""
 
 from __future__ import annotations
 
 from failover_orch.hypervisors.libvirt.events import HostEvent, moves, read_events
+from failover_orch.hypervisors.libvirt.settings import Injection, LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
 
-__all__ = ["HostEvent", "moves", "read_events"]
+__all__ = [
+    "HostEvent",
+    "Injection",
+    "LibvirtNode",
+    "LibvirtSite",
+    "PeerSite",
+    "ReplicatedVm",
+    "moves",
+    "read_events",
+]

@@ -1,4 +1,6 @@
-"""Reading YAML by its node tree, so that every mistake has its line and no value is turned into what nobody wrote.
+"""Files that people write: YAML read by its node tree, so that every mistake has its line.
+
+No value is turned into what nobody wrote.
 
 PyYAML's loader would make `no` a boolean, `00:15:50:10:20:30` a number and keep the last of two equal keys. Here a
 value is the text that stands in the file, and what it means is decided by the field it stands in.
@@ -11,19 +13,21 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import yaml
 
 from failover_orch.errors import Mistake
 
-__all__ = ["IDENTIFIER", "Entry", "Notes", "Pattern", "Register", "compose", "did_you_mean"]
+__all__ = ["IDENTIFIER", "Entry", "Notes", "Pattern", "Register", "compose", "did_you_mean", "read_text"]
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _Item = TypeVar("_Item")
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,8}")
+_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?")
 _BOOLEANS = {"true": True, "false": False}
 _TAG_OF_NODES: Mapping[type[yaml.Node], str] = {
     yaml.ScalarNode: "tag:yaml.org,2002:str",
@@ -68,8 +72,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-def compose(text: str, notes: Notes) -> yaml.Node | None:
-    """The file's node tree, or None with a mistake noted."""
+def read_text(path: Path, notes: Notes) -> str:
+    """What a file holds; empty, with a mistake noted, where it cannot be read or is no text."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        notes.mistake(1, "file", f"cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        notes.mistake(line, "file", "is not UTF-8 text; save it as UTF-8")
+    return ""
+
+
+def compose(text: str, notes: Notes, *, expected: str) -> yaml.Node | None:
+    """The file's node tree, or None with a mistake noted; `expected` says what a file that is empty should hold."""
     try:
         # BaseLoader: nothing is resolved or constructed, a scalar keeps the text that was written.
         node = yaml.compose(text, Loader=yaml.BaseLoader)
@@ -87,13 +103,17 @@ def compose(text: str, notes: Notes) -> yaml.Node | None:
         notes.mistake(1, "YAML", "cannot be read: lists or mappings are nested too deeply")
     else:
         if node is None:
-            notes.mistake(1, "file", "is empty; expected sites, clusters, networks and vms")
+            notes.mistake(1, "file", f"is empty; expected {expected}")
         return node
     return None
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
+
+
+def _mapping(keys: Collection[str] | Pattern) -> str:
+    return "a mapping from names" if isinstance(keys, Pattern) else f"a mapping with {', '.join(keys)}"
 
 
 def _quoted(node: yaml.Node) -> bool:
@@ -113,10 +133,11 @@ class Entry:
 
     Every getter notes what is wrong and then returns something of the right type, so that reading goes on and finds
     the next mistake too. `label` is the key whose value names this entry in messages (`vms[erp-db-1].adapters`).
+    `keys` are those that it may have; a pattern where the file itself gives them, as names.
     """
 
     def __init__(
-        self, node: yaml.Node, where: str, notes: Notes, keys: Collection[str], line: int | None = None
+        self, node: yaml.Node, where: str, notes: Notes, keys: Collection[str] | Pattern, line: int | None = None
     ) -> None:
         self.where = where
         self.notes = notes
@@ -124,17 +145,18 @@ class Entry:
         self._values: dict[str, yaml.Node] = {}
         self._key_lines: dict[str, int] = {}
         if not isinstance(node, yaml.MappingNode) or not self._tag_ok(node, where):
-            notes.mistake(self.line, where or "file", f"is {_kind(node)}; expected a mapping with {', '.join(keys)}")
+            notes.mistake(self.line, where or "file", f"is {_kind(node)}; expected {_mapping(keys)}")
             self.broken = True
             return
         self.broken = False
         for key_node, value in node.value:
             self._take(key_node, value, keys)
 
-    def _take(self, key_node: yaml.Node, value: yaml.Node, keys: Collection[str]) -> None:
+    def _take(self, key_node: yaml.Node, value: yaml.Node, keys: Collection[str] | Pattern) -> None:
         line = _line(key_node)
         if not isinstance(key_node, yaml.ScalarNode):
-            self.notes.mistake(line, self.where, f"has {_kind(key_node)} as a key; expected one of {', '.join(keys)}")
+            expected = keys.expected if isinstance(keys, Pattern) else f"one of {', '.join(keys)}"
+            self.notes.mistake(line, self.where, f"has {_kind(key_node)} as a key; expected {expected}")
             return
         key = key_node.value if key_node.value.isprintable() else repr(key_node.value)
         if key in self._values:
@@ -142,7 +164,9 @@ class Entry:
             self.notes.mistake(line, self._field(key), f"is given twice; line {first} has it already: keep one")
         elif key == "<<":
             self.notes.mistake(line, self._field(key), "merge keys are not read; write the keys out, or use *aliases")
-        elif key not in keys:
+        elif isinstance(keys, Pattern) and not keys.expression.fullmatch(key):
+            self.notes.mistake(line, self._field(key), f"cannot stand here as a name; expected {keys.expected}")
+        elif not isinstance(keys, Pattern) and key not in keys:
             hint = did_you_mean(key, keys) or f"; expected one of {', '.join(keys)}"
             self.notes.mistake(line, self._field(key), f"is not a key of this format{hint}")
         else:
@@ -161,6 +185,11 @@ class Entry:
     def has(self, key: str) -> bool:
         """Whether the key stands in the file, whatever its value."""
         return key in self._values
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys that the file gives, in its order."""
+        return tuple(self._values)
 
     def line_of(self, key: str) -> int:
         """The line of a key, or of the entry if it has no such key."""
@@ -285,6 +314,18 @@ class Entry:
             return fallback
         return int(text)
 
+    def number(self, key: str, low: float, high: float, *, default: float) -> float:
+        """A number within bounds, with decimals where it has any; the default where it is left out or wrong."""
+        expected = f"a number from {low:g} to {high:g}"
+        node = self._values.get(key)
+        text = None if node is None else self._scalar(node, self._field(key), expected)
+        if node is None or text is None:
+            return default
+        if not _DECIMAL.fullmatch(text) or _quoted(node) or not low <= float(text) <= high:
+            self.mistake(key, f"is {text!r}; expected {expected}, in plain digits without quotes")
+            return default
+        return float(text)
+
     def milliseconds(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
         """A time given in whole seconds within bounds; `default` is in milliseconds, else as `integer`."""
         if default is not None and not self.has(key):
@@ -300,11 +341,21 @@ class Entry:
             self.mistake("", f"does not say what it is; expected one of {', '.join(keys)}", line=self.line)
         return given[0] if len(given) == 1 else ""
 
-    def entry(self, key: str, keys: Collection[str], *, required: bool = False) -> Entry | None:
+    def only(self, keys: Collection[str], of: str) -> None:
+        """Keep to these of the keys that it may have; `of` says what has no others."""
+        for key in self._values:
+            if key not in keys:
+                self.mistake(key, f"is not a key of {of}; expected one of {', '.join(keys)}")
+
+    def glance(self, key: str, label: str) -> str:
+        """What a mapping below has under `label`, where that decides which keys it has. Nothing is noted."""
+        return _label(self._values[key], label) if key in self._values else ""
+
+    def entry(self, key: str, keys: Collection[str] | Pattern, *, required: bool = False) -> Entry | None:
         """A mapping below this one, or None where it is left out or none."""
         if key not in self._values:
             if required:
-                self._missing(key, f"a mapping with {', '.join(keys)}")
+                self._missing(key, _mapping(keys))
             return None
         entry = Entry(self._values[key], self._field(key), self.notes, keys, self._key_lines[key])
         return None if entry.broken else entry

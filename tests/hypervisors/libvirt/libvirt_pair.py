@@ -1,0 +1,262 @@
+"""Two sites of real libvirt nodes with one VM between them, for tests against the protocol.
+
+The VM `vm-1` runs a tiny guest at p1 and replicates to d1. Both sites' drivers run in the test's process; what they
+send to each other goes through relays, which a test can cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from contract import ISOLATED, Pair
+from failover_orch.domain.replication import ReplicationMode, ReplicationState
+from failover_orch.hypervisors import Power
+from failover_orch.hypervisors.libvirt.hypervisor import LibvirtHypervisor
+from failover_orch.hypervisors.libvirt.nodes import Placed
+from failover_orch.hypervisors.libvirt.settings import LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
+from failover_orch.lab import Lab
+from failover_orch.lab.guest import GuestAdapter, domain_xml, guest_image, make_data_disk
+
+__all__ = ["NODES", "Relay", "libvirt_pair"]
+
+NODES = {"p1": "primary", "p2": "primary", "d1": "dr", "d2": "dr"}
+VM = "vm-1"
+_MAC = "52:54:00:00:00:01"
+_NETCFG = f"mac={_MAC} v4=10.10.0.21/24 gw4=10.10.0.1 v6=fd10::21/64 gw6=fd10::1 dns=10.10.0.2\n"
+_PATIENCE_S = 60.0
+_MIGRATE = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE | libvirt.VIR_MIGRATE_UNSAFE
+
+
+class Relay:
+    """A TCP port that passes on what comes in, until the link is cut."""
+
+    def __init__(self, to: tuple[str, int]) -> None:
+        self._to = to
+        self._cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.url = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Relay]:
+        server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+        self.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+
+    def cut(self) -> None:
+        self._cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def restore(self) -> None:
+        self._cut = False
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        there_reader, there_writer = await asyncio.open_connection(*self._to)
+        both = (writer, there_writer)
+        self._writers.update(both)
+        try:
+            await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+        finally:
+            self._writers.difference_update(both)
+            for each in both:
+                each.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def libvirt_pair(lab: Lab) -> AsyncIterator[Pair]:
+    """A fresh `vm-1` between the two sites of a lab of NODES; nothing of it is left afterwards."""
+    ports = {"primary": _free_port(), "dr": _free_port()}
+    relays = {site: Relay(("127.0.0.1", port)) for site, port in ports.items()}
+    try:
+        await asyncio.to_thread(_make_vm, lab)
+        async with AsyncExitStack() as stack:
+            for relay in relays.values():
+                await stack.enter_async_context(relay.open())
+            sites = {}
+            for site in ("dr", "primary"):
+                settings = _settings(lab, site, ports[site], relays["dr" if site == "primary" else "primary"].url)
+                sites[site] = await stack.enter_async_context(LibvirtHypervisor(settings))
+            hands = _Hands(lab, relays, sites)
+            await hands.until(hands.replicating)
+            yield hands.pair()
+    finally:
+        await asyncio.to_thread(_clear, lab)
+
+
+class _Hands:
+    """What a test does to the sites from outside."""
+
+    def __init__(self, lab: Lab, relays: dict[str, Relay], sites: dict[str, LibvirtHypervisor]) -> None:
+        self._lab = lab
+        self._relays = relays
+        self._sites = sites
+
+    def pair(self) -> Pair:
+        return Pair(
+            self._sites["primary"],
+            self._sites["dr"],
+            power_off_primary=self.power_off_primary,
+            power_on_primary=self.power_on_primary,
+            cut_link=self.cut_link,
+            restore_link=self.restore_link,
+            migrate=self.migrate,
+            replicate=self.replicate,
+        )
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until it holds."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while not await holds():
+                await asyncio.sleep(0.05)
+
+    async def replicating(self) -> bool:
+        found = await self._sites["dr"].observe(VM)
+        return (
+            found.get("state") == "Replicating"
+            and found["recovery_point"] == "rp-1"
+            and ((await self._sites["primary"].observe(VM)).get("state") == "Replicating")
+        )
+
+    async def power_off_primary(self) -> None:
+        for node in ("p1", "p2"):
+            await asyncio.to_thread(self._lab.power_off, node)
+        await self.until(self._primary_is_away)
+
+    async def _primary_is_away(self) -> bool:
+        return await self._sites["primary"].clusters() == ()
+
+    async def power_on_primary(self) -> None:
+        for node in ("p1", "p2"):
+            await asyncio.to_thread(self._lab.power_on, node)
+        await self.until(self._primary_is_back)
+
+    async def _primary_is_back(self) -> bool:
+        clusters = await self._sites["primary"].clusters()
+        return bool(clusters) and all(node.state == "UP" for node in clusters[0].nodes)
+
+    async def cut_link(self) -> None:
+        for relay in self._relays.values():
+            relay.cut()
+
+    async def restore_link(self) -> None:
+        for relay in self._relays.values():
+            relay.restore()
+
+    async def migrate(self, node: str) -> None:
+        site = self._sites[NODES[node]]
+        placed = await site.nodes.find(VM)
+        assert placed is not None
+        await asyncio.to_thread(_migrate, self._lab, placed, node)
+        await site.watching.look(VM)
+
+    async def replicate(self) -> None:
+        for site in self._sites.values():
+            await site.sender.cycle(VM, now=True)
+
+
+def _migrate(lab: Lab, placed: Placed, node: str) -> None:
+    source, target = (libvirt.open(lab.node(name).uri) for name in (placed.node.name, node))
+    try:
+        there = f"tcp://{lab.node(node).address}"
+        domains = [source.lookupByUUIDString(placed.uuid)]
+        if placed.copy_uuid:
+            domains.append(source.lookupByUUIDString(placed.copy_uuid))
+        for domain in domains:
+            how = libvirt.VIR_MIGRATE_LIVE if domain.isActive() else libvirt.VIR_MIGRATE_OFFLINE
+            domain.migrate3(target, {libvirt.VIR_MIGRATE_PARAM_URI: there} if domain.isActive() else {}, _MIGRATE | how)
+    finally:
+        source.close()
+        target.close()
+
+
+def _settings(lab: Lab, site: str, port: int, peer_url: str) -> LibvirtSite:
+    here = [name for name, where in NODES.items() if where == site]
+    there = {name: peer_url for name, where in NODES.items() if where != site}
+    return LibvirtSite(
+        site=site,
+        cluster=f"{site}-cluster",
+        broker=f"{site}-broker",
+        nodes=tuple(LibvirtNode(name, lab.node(name).uri, lab.node(name).storage, lab.node(name).run) for name in here),
+        networks={"lan": "br0"},
+        test_networks={ISOLATED: "br-test"},
+        listen=f"127.0.0.1:{port}",
+        key="a-key-that-both-sites-share",
+        peers=(PeerSite("dr" if site == "primary" else "primary", there),),
+        # So seldom that no cycle comes but those that a test asks for.
+        replicate=(ReplicatedVm("name-of-vm-1", "dr", VM, "d1", every_s=3600, points=24, consistent_every=4),)
+        if site == "primary"
+        else (),
+    )
+
+
+def _make_vm(lab: Lab) -> None:
+    node = lab.node("p1")
+    disk = node.storage / "vm-1.qcow2"
+    make_data_disk(disk, netcfg=_NETCFG)
+    xml = domain_xml(
+        "name-of-vm-1",
+        guest_image(),
+        uuid=str(uuid.uuid4()),
+        disks=[disk],
+        adapters=[GuestAdapter(_MAC)],
+        serial_log=node.directory / "vm-1.log",
+    )
+    domain = ET.fromstring(xml)
+    interface = domain.find("devices/interface")
+    assert interface is not None
+    ET.SubElement(interface, "alias", {"name": "ua-nic-1"})
+    connection = libvirt.open(node.uri)
+    try:
+        connection.defineXML(ET.tostring(domain, encoding="unicode")).create()
+    finally:
+        connection.close()
+
+
+def _clear(lab: Lab) -> None:
+    """Have all nodes on, and nothing on them."""
+    for name in NODES:
+        if not lab.powered(name):
+            lab.power_on(name)
+        connection = libvirt.open(lab.node(name).uri)
+        try:
+            for domain in connection.listAllDomains():
+                with suppress(libvirt.libvirtError):
+                    domain.destroy()
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+        finally:
+            connection.close()
+    for storage in {lab.node(name).storage for name in NODES}:
+        shutil.rmtree(storage)
+        storage.mkdir()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,77 @@
+"""The Hyper-V driver keeps the contract, over HTTPS, on hosts that stand in for Hyper-V's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import ParamSpec
+
+import pytest
+from hyperv_sites import SITES, Sites, sites_of
+
+from contract import PLANNED, REPROTECT, UNPLANNED, HypervisorContract, Pair
+from failover_orch.domain.records import Action
+
+_Arguments = ParamSpec("_Arguments")
+
+
+class TestHyperV(HypervisorContract):
+    @pytest.fixture
+    async def pair(self) -> AsyncIterator[Pair]:
+        async with sites_of() as sites:
+            hosts = sites.stand_in
+
+            async def migrate(node: str) -> None:
+                hypervisor = sites.dr if node in SITES["dr"] else sites.primary
+                # The driver hears of no move: it sees where VMs are. So it has to have looked before, and after.
+                await asyncio.to_thread(hypervisor._watching.untold, announce=False)
+                hosts.migrate("vm-1", node)
+                await asyncio.to_thread(hypervisor._watching.untold, announce=False)
+
+            yield Pair(
+                sites.primary,
+                sites.dr,
+                power_off_primary=_hand(lambda: hosts.power_off("primary")),
+                power_on_primary=_hand(lambda: hosts.power_on("primary")),
+                cut_link=_hand(hosts.cut_link),
+                restore_link=_hand(hosts.restore_link),
+                migrate=migrate,
+                replicate=_hand(hosts.replicate),
+            )
+
+
+def _hand(do: Callable[_Arguments, object]) -> Callable[_Arguments, Coroutine[None, None, None]]:
+    async def done(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
+        await asyncio.to_thread(do, *arguments, **named)
+
+    return done
+
+
+@pytest.fixture
+async def negotiated() -> AsyncIterator[Sites]:
+    async with sites_of(auth="negotiate") as sites:
+        yield sites
+
+
+async def test_a_planned_failover_over_http_with_encrypted_messages(negotiated: Sites) -> None:
+    for action, site in PLANNED:
+        found = await negotiated.do(action, site)
+    assert (found["mode"], found["state"], found["power"]) == ("Primary", "Replicating", "RUNNING")
+    assert found["addresses/nic-1"] == "10.50.0.21/24, fd50::21/64"
+
+
+async def test_there_and_back_over_http_with_encrypted_messages(negotiated: Sites) -> None:
+    hosts = negotiated.stand_in
+    hosts.power_off("primary")
+    for action, site in UNPLANNED:
+        await negotiated.do(action, site, attested=True)
+    hosts.power_on("primary")
+    for action, site in REPROTECT:
+        await negotiated.do(action, site)
+    hosts.replicate()
+    assert (await negotiated.do(Action.AWAIT_REPLICATION))["state"] == "Replicating"
+    back = {"primary": "dr", "dr": "primary"}
+    for action, site in PLANNED[1:-1]:
+        found = await negotiated.do(action, back[site], run_id="run-2", epoch=9)
+    assert (found["node"], found["power"], found["mode"]) == ("p1", "RUNNING", "Primary")
+    assert not hosts.ran_twice
