@@ -65,6 +65,7 @@ LIBRARIES = {
         "libvirt_qemu",
         "libvirtaio",
         "msgspec",
+        "pycdlib",
         "pypsrp",
         "starlette",
         "uvicorn",

@@ -31,6 +31,7 @@ from failover_orch.hypervisors.hyperv import (
 )
 from failover_orch.hypervisors.hyperv.acts import Overtaken, keep_record
 from failover_orch.hypervisors.hyperv.cmdlets import act, guarded
+from failover_orch.hypervisors.hyperv.ends import Found
 from failover_orch.hypervisors.hyperv.record import Record, of_notes
 from failover_orch.hypervisors.hyperv.staging import stage
 from worlds import DR_ADDRESSES, NOW
@@ -66,6 +67,28 @@ async def test_a_vm_that_has_moved_since_it_was_looked_at_is_looked_for_again(si
     with pytest.raises(Overtaken, match="vm-1 is not on d1 any more"):
         keep_record(found.machine, found.record)
     assert (await sites.do(Action.FAIL_OVER))["node"] == "d2"
+
+
+@pytest.mark.parametrize("times", [2, 3])
+async def test_notes_that_somebody_changes_meanwhile_are_kept_and_the_step_is_taken_up_anew(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    look, looks = sites.dr._find, iter(range(100))
+
+    def look_and_be_overtaken(vm_id: str) -> Found:
+        found = look(vm_id)
+        if (number := next(looks)) < times:
+            sites.stand_in.vm("vm-1", "dr").notes = f"Owner: Ana, version {number}"
+        return found
+
+    monkeypatch.setattr(sites.dr, "_find", look_and_be_overtaken)
+    if times == 3:
+        with pytest.raises(StepFailed, match="were changed by somebody else meanwhile, 3 times in a row"):
+            await sites.do(Action.FAIL_OVER)
+        assert sites.effects("Start-VMFailover") == 0
+    else:
+        assert (await sites.do(Action.FAIL_OVER))["state"] == "FailOverWaitingCompletion"
+    assert sites.notes().startswith(f"Owner: Ana, version {times - 1}")
 
 
 async def test_what_people_wrote_in_the_notes_stays(sites: Sites) -> None:
@@ -245,12 +268,10 @@ async def test_a_guest_that_boots_is_waited_for() -> None:
         for action in (Action.FAIL_OVER, Action.CONNECT_ADAPTERS, Action.START):
             found = await sites.do(action)
         assert "addresses/nic-1" not in found
-        for action, fields in (
-            (Action.VERIFY_ADDRESSES, {}),
-            (Action.CHECK_GATE, {"gate": Gate(GateKind.HEARTBEAT)}),
-        ):
-            with pytest.raises(StepFailed, match="still booting"):
-                await sites.do(action, **fields)
+        with pytest.raises(StepFailed, match="still booting"):
+            await sites.do(Action.VERIFY_ADDRESSES)
+        with pytest.raises(StepFailed, match="still booting"):
+            await sites.do(Action.CHECK_GATE, gate=Gate(GateKind.HEARTBEAT))
         sites.stand_in.clock.advance(21)
         assert (await sites.do(Action.VERIFY_ADDRESSES))["addresses/nic-1"] == "10.50.0.21/24, fd50::21/64"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hyperv import Effect, Fault
@@ -12,9 +13,10 @@ from hyperv_sites import Sites, sites_of
 from contract import PLANNED
 from failover_orch.domain.records import Action
 from failover_orch.errors import HypervisorError, StepFailed, StepRefused
-from worlds import DR_ADDRESSES
+from failover_orch.hypervisors.hyperv import HyperVHypervisor
+from worlds import DR_ADDRESSES, command
 
-SLOW = {"call_timeout_s": 1.0, "long_call_timeout_s": 1.0}
+IMPATIENT: dict[str, Any] = {"call_timeout_s": 1.0, "long_call_timeout_s": 1.0}
 
 CMDLETS = {
     Action.STAGE_ADDRESSES: "Set-VMNetworkAdapterFailoverConfiguration",
@@ -30,7 +32,7 @@ CMDLETS = {
 
 @pytest.fixture
 async def sites() -> AsyncIterator[Sites]:
-    async with sites_of(**SLOW) as both:
+    async with sites_of(**IMPATIENT) as both:
         yield both
 
 
@@ -167,3 +169,22 @@ async def test_hosts_that_are_away_are_said_to_be(sites: Sites) -> None:
     assert await sites.dr.reports(["vm-1"]) == ()
     sites.stand_in.power_on("dr")
     assert (await sites.do(Action.INSPECT))["node"] == "d1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"ca_file": None}, "its certificate is not trusted: "),
+        ({"port": 1}, "Connection refused"),
+        ({"host": "no.such.host.invalid"}, "d1 cannot be reached at no.such.host.invalid:"),
+    ],
+)
+async def test_why_a_host_cannot_be_reached_is_said_in_a_few_words(
+    sites: Sites, fields: dict[str, Any], what: str
+) -> None:
+    site = sites.dr._settings
+    unreachable = replace(site, nodes=(replace(site.nodes[0], **fields), site.nodes[1]))
+    async with HyperVHypervisor(unreachable, clock=sites.stand_in.clock) as dr:
+        with pytest.raises(StepFailed, match=what) as failed:
+            await dr.perform(command(Action.INSPECT))
+    assert len(str(failed.value)) < 250

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import uuid
@@ -37,14 +38,18 @@ class DemoStalled(FailoverOrchError):
 class Stage:
     """What a story is told on. Within `async with` its read model follows Kafka."""
 
-    def __init__(self, screen: Screen, settings: Settings, directory: Path) -> None:
+    def __init__(self, screen: Screen, settings: Settings, directory: Path, *, patience_s: float = _PATIENCE_S) -> None:
+        """`patience_s`: how long an act waits for what has to come."""
         self.screen = screen
         self.settings = settings
         self.directory = directory
+        self._patience_s = patience_s
         self.processes = Processes(directory, _environment(settings))
         self.codec = Codec()
         self._feed = Feed(settings.bootstrap, names=settings.names, codec=self.codec)
         self._following: asyncio.Task[None] | None = None
+        # What is waited for and tried again is no news to whoever watches a demo.
+        logging.getLogger("failover_orch").addHandler(logging.NullHandler())
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +88,7 @@ class Stage:
             ticket=_TICKET,
         )
 
-    async def run(self, request: FailoverRequested, act: Act, *, patience_s: float = _PATIENCE_S) -> RunSnapshot:
+    async def run(self, request: FailoverRequested, act: Act) -> RunSnapshot:
         """Ask for a failover and follow it to its end."""
         await self.publish(request)
 
@@ -96,7 +101,7 @@ class Stage:
             act.progress(", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))))
             return run.state.ended
 
-        await self.until(f"run {request.run_id} ends", ended, patience_s=patience_s)
+        await self.until(f"run {request.run_id} ends", ended)
         return self.model.run(request.run_id)
 
     async def publish(self, *values: object) -> None:
@@ -120,9 +125,7 @@ class Stage:
         report = await verify_topics(settings.bootstrap, names=settings.names, codec=self.codec, app_id=settings.app_id)
         return [str(finding) for finding in report.findings]
 
-    async def until(
-        self, what: str, holds: Callable[[], bool], act: Act | None = None, *, patience_s: float = _PATIENCE_S
-    ) -> None:
+    async def until(self, what: str, holds: Callable[[], bool], act: Act | None = None) -> None:
         """Wait until something holds.
 
         Raises:
@@ -130,11 +133,13 @@ class Stage:
             ProcessEnded: a process of the demo has ended by itself.
 
         """
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + self._patience_s
         while not holds():
             self.processes.require_alive()
             if time.monotonic() > deadline:
-                raise DemoStalled(f"waited {patience_s:g} s in vain until {what}; the logs are in {self.directory}")
+                raise DemoStalled(
+                    f"waited {self._patience_s:g} s in vain until {what}; the logs are in {self.directory}"
+                )
             if act is not None:
                 act.progress(what)
             await asyncio.sleep(_POLL_S)

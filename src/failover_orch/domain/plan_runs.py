@@ -23,10 +23,10 @@ and gates are commands to site agents, answered here; a manual action waits for 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from failover_orch.domain.backoff import backoff_ms
 from failover_orch.domain.facts import (
     FailoverKind,
     FailoverRequested,
@@ -62,7 +62,6 @@ __all__ = [
 ]
 
 _SHOWN = 5
-_LONGEST_BACKOFF_MS = 30_000
 _GATE_EVERY_MS = 5_000
 _ANSWER_MS = 15_000
 _GATE_TIMEOUT_MS = 15_000
@@ -446,9 +445,7 @@ def _wait_ms(run: PlanRun, task: PlanTask, known: StepProgress, now_ms: int) -> 
     tries = known.attempt - dict(run.attempts_from).get(task.task_id, 0)
     if action is None or tries >= action.attempts:
         return -1
-    wait = min(action.backoff_ms << min(tries - 1, 16), _LONGEST_BACKOFF_MS)
-    spread = zlib.crc32(f"{run.request.run_id}/{task.task_id}/{known.attempt}".encode()) % 512
-    return wait * (768 + spread) // 1024
+    return backoff_ms(f"{run.request.run_id}/{task.task_id}/{known.attempt}", action.backoff_ms, tries)
 
 
 def _failed_for_good(run: PlanRun, task: PlanTask, known: StepProgress, why: str, now_ms: int) -> PlanAdvance:

@@ -24,10 +24,10 @@ R5, R6 and R15 to R23 are in `operators`.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from failover_orch.domain.backoff import backoff_ms
 from failover_orch.domain.effects import observed, take_effect
 from failover_orch.domain.facts import RequestAction, StepOutcome, StepResult
 from failover_orch.domain.records import (
@@ -64,8 +64,6 @@ __all__ = [
 ]
 
 _AT_WORK = (RunState.RUNNING, RunState.UNDOING, RunState.PARKED)
-_LONGEST_BACKOFF_MS = 30_000
-_MOST_DOUBLED = 16
 _BUG_RETRY_MS = 60_000
 _TABLE = StepPolicy()
 """Every value as the workflow's table has it."""
@@ -362,7 +360,8 @@ def _failed(run: Run, vm: VmState, step: Step, why: str, now_ms: int, *, final: 
     named = _command_step(run, step)
     tries = progress.attempt - run.attempts_from
     if not final and tries < _attempts(run, step):
-        wait = _backoff_ms(run, step, progress.attempt)
+        name = f"{run.request.run_id}/{step.number}/{progress.attempt}"
+        wait = backoff_ms(name, _policy(run, step).backoff_ms or step.backoff_ms, tries)
         waiting = replace(progress, state=StepState.WAITING, detail=why)
         run = _with_step(run, waiting, due_ms=now_ms + wait)
         what = f"{named} failed, tried again in {wait / 1000:.1f} s: {why}"
@@ -510,17 +509,6 @@ def _attempts(run: Run, step: Step) -> int:
 
 def _policy(run: Run, step: Step) -> StepPolicy:
     return next((policy for policy in run.request.step_policies if policy.step == step.number), _TABLE)
-
-
-def _backoff_ms(run: Run, step: Step, attempt: int) -> int:
-    """Doubled with each attempt, and up to a quarter more or less, so that many VMs' retries do not come all at once.
-
-    By the run's name, not by chance: whoever takes the run over waits as long.
-    """
-    tries = min(attempt - run.attempts_from, _MOST_DOUBLED)
-    wait = min((_policy(run, step).backoff_ms or step.backoff_ms) << (tries - 1), _LONGEST_BACKOFF_MS)
-    spread = zlib.crc32(f"{run.request.run_id}/{step.number}/{attempt}".encode()) % 512
-    return wait * (768 + spread) // 1024
 
 
 def _with_step(run: Run, progress: StepProgress, *, due_ms: int) -> Run:

@@ -94,6 +94,8 @@ class Workflow:
 
 _GUEST_SHUTDOWN_MS = 300_000
 _COPY_MS = 1_800_000
+_FENCE_MS = 45_000
+"""A fence agent may take half a minute to cut power and read it to be off."""
 
 PLANNED = Workflow(
     FailoverKind.PLANNED,
@@ -178,7 +180,7 @@ UNPLANNED = Workflow(
             Side.REPLICA,
             "the fence: make sure that the primary does not run",
             OnFailure.HALT,
-            timeout_ms=15_000,
+            timeout_ms=_FENCE_MS,
         ),
         Step(
             "U2",

@@ -44,6 +44,16 @@ mount --make-rprivate /
 while :; do sleep 86400 & wait $! || :; done
 """
 
+HIDE_KVM = """
+if [ -e /dev/kvm ]; then
+    # Not to be written, whoever asks: where libvirt could open it, but QEMU has no KVM, libvirt takes what it knows of
+    # QEMU for out of date and asks QEMU all over again, seconds long, whenever a domain is defined or started.
+    : > "$2/run/no-kvm"
+    mount --bind "$2/run/no-kvm" /dev/kvm
+    mount -o remount,bind,ro /dev/kvm
+fi
+"""
+
 LIBVIRTD_CONF = """\
 listen_tls = 0
 listen_tcp = 1
@@ -113,7 +123,7 @@ class NodeProcesses:
         self._write_files()
         directory = self.node.directory
         binds = "\n".join(f'mount --bind "$2/{name}" {path}' for name, path in BOUND.items())
-        hide = "" if self._kvm else "if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi"
+        hide = "" if self._kvm else HIDE_KVM
         script = FIRST_PROCESS.format(binds=binds, hide_kvm=hide)
         (directory / "failed").unlink(missing_ok=True)
         background(

@@ -209,7 +209,7 @@ def _operating_system(call: Call) -> Iterator[dict[str, Any]]:
 def _volumes(call: Call) -> Iterator[dict[str, Any]]:
     yield {"Name": "C:\\", "FileSystem": "NTFS", "Capacity": 2**37, "FreeSpace": 2**36}
     path = f"C:\\ClusterStorage\\{call.node.site}\\"
-    yield {"Name": path, "FileSystem": "CSVFS", "Capacity": 2**40, "FreeSpace": 9 * 2**37}
+    yield {"Name": path, "FileSystem": "CSVFS", "Capacity": 2**40, "FreeSpace": 7 * 2**37}
 
 
 _CLASSES: Mapping[str, Callable[[Call], Iterator[dict[str, Any]]]] = {

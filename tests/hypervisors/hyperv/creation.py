@@ -40,8 +40,8 @@ class VmSpec:
 def create(world: World, spec: VmSpec) -> None:
     """Put the VM and its replica, with one recovery point, into the world."""
     vm_id, now = uuid.uuid4(), world.clock()
-    ids = {adapter.name: str(uuid.uuid4()).upper() for adapter in spec.adapters}
-    disk = Disk({ids[adapter.name]: adapter.guest for adapter in spec.adapters})
+    ids = {adapter.mac: str(uuid.uuid4()).upper() for adapter in spec.adapters}
+    disk = Disk({ids[adapter.mac]: adapter.guest for adapter in spec.adapters})
     primary, dr = SITES
     for site, node in ((primary, spec.primary_node), (dr, spec.replica_node)):
         active = site is primary
@@ -62,7 +62,7 @@ def create(world: World, spec: VmSpec) -> None:
             node,
             disk,
             [
-                Adapter(ids[each.name], each.name, each.mac, each.legacy, "lan" if active else "")
+                Adapter(ids[each.mac], each.name, each.mac, each.legacy, "lan" if active else "")
                 for each in spec.adapters
             ],
             created_ms=now,

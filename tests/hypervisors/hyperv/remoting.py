@@ -72,7 +72,7 @@ class Runs(Protocol):
 class Received:
     """Output of a pipeline, or of the pool; `done`: no more comes."""
 
-    data: Sequence[bytes]
+    data: bytes
     done: bool
 
 
@@ -93,7 +93,9 @@ class Runspaces:
         self._run = run
         self._changed = threading.Condition()
         self._pool = ServerRunspacePool()
-        self._outbox: dict[uuid.UUID | None, list[bytes]] = {None: []}
+        self._outbox: dict[uuid.UUID | None, bytes] = {None: b""}
+        self._given: dict[uuid.UUID | None, tuple[str, Received]] = {}
+        """The last output that was given, and the id of the request for it."""
         self._pipelines: dict[uuid.UUID, _Running] = {}
         self._waiting: list[_Running] = []
         self._closed = False
@@ -102,7 +104,7 @@ class Runspaces:
         """Take the first message of a new pipeline; returns how its outcome is delivered, as far as that shows now."""
         with self._changed:
             self._pipelines[pipeline_id] = _Running(ServerPipeline(self._pool, pipeline_id))
-            self._outbox[pipeline_id] = []
+            self._outbox[pipeline_id] = b""
         self.feed(data)
         with self._changed:
             return self._pipelines[pipeline_id].delivery
@@ -126,17 +128,28 @@ class Runspaces:
                     self._pool.runspace_availability_response(event.ci, True)
             self._post()
 
-    def receive(self, pipeline_id: uuid.UUID | None, timeout_s: float) -> Received | None:
-        """What has come of the pipeline (None: of the pool) since the last call; None if nothing does in that time."""
+    def receive(self, pipeline_id: uuid.UUID | None, timeout_s: float, message_id: str) -> Received | None:
+        """What has come of the pipeline (None: of the pool) since the last request; None if nothing does in that time.
+
+        A client that did not get the answer in time sends the same request again, and is given the same again.
+        """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._something_for(pipeline_id), timeout_s) or self._closed:
+            if not self._changed.wait_for(lambda: self._something_for(pipeline_id, message_id), timeout_s):
                 return None
+            if self._closed:
+                return None
+            asked, given = self._given.get(pipeline_id, ("", Received(b"", done=False)))
+            if asked == message_id:
+                return given
             running = self._pipelines.get(pipeline_id) if pipeline_id else None
             if running is not None and running.delivery is Delivery.LATE:
                 running.delivery = Delivery.WHOLE
                 return None
-            data, self._outbox[pipeline_id] = self._outbox.get(pipeline_id, []), []
-            return Received(data, done=pipeline_id is not None and (running is None or running.done))
+            data, self._outbox[pipeline_id] = self._outbox.get(pipeline_id, b""), b""
+            received = Received(data, done=pipeline_id is not None and (running is None or running.done))
+            self._given[pipeline_id] = (message_id, received)
+            self._changed.notify_all()
+            return received
 
     def is_to_be_cut(self, pipeline_id: uuid.UUID | None) -> bool:
         with self._changed:
@@ -175,11 +188,14 @@ class Runspaces:
             if running in self._waiting:
                 self._waiting.remove(running)
         self._outbox.pop(pipeline_id, None)
+        self._given.pop(pipeline_id, None)
         self._start_waiting()
         self._changed.notify_all()
 
-    def _something_for(self, pipeline_id: uuid.UUID | None) -> bool:
-        if self._closed or (pipeline_id is not None and pipeline_id not in self._pipelines):
+    def _something_for(self, pipeline_id: uuid.UUID | None, message_id: str) -> bool:
+        if self._closed or self._given.get(pipeline_id, ("",))[0] == message_id:
+            return True
+        if pipeline_id is not None and (pipeline_id not in self._pipelines or self._pipelines[pipeline_id].done):
             return True
         return bool(self._outbox.get(pipeline_id))
 
@@ -212,7 +228,7 @@ class Runspaces:
         if self._pool.state is RunspacePoolState.BeforeOpen:
             return
         while payload := self._pool.data_to_send():
-            self._outbox.setdefault(payload.pipeline_id, []).append(payload.data)
+            self._outbox[payload.pipeline_id] = self._outbox.get(payload.pipeline_id, b"") + payload.data
         self._changed.notify_all()
 
 

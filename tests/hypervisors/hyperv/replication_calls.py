@@ -159,15 +159,7 @@ def _reverse(call: Call, machine: Machine) -> None:
     other = peer.relationship if peer else None
     if peer is None or other is None or peer.site != site.name:
         raise HyperVError(f"'{machine.name}' does not replicate with '{server}'.", "ObjectNotFound")
-    if peer.state is not VMState.Off:
-        raise HyperVError(f"'{machine.name}' is {peer.state} on '{server}'.", "InvalidState")
-    waiting = relationship.state is _State.FailedOverWaitingCompletion
-    prepared = waiting and other.state is _State.PreparedForFailover
-    # A reversal that was interrupted when the other end had become the replica is finished by asking again.
-    interrupted = (
-        waiting and other.mode is REPLICA and other.primary_server == call.world.sites[machine.site].broker_fqdn
-    )
-    planned = prepared or interrupted
+    planned = relationship.state is _State.FailedOverWaitingCompletion and other.state is _State.PreparedForFailover
     waits = (other.mode, other.state) == (REPLICA, _State.WaitingForInitialReplication)
     if not planned and not (relationship.state is _State.FailedOver and waits):
         raise HyperVError(
@@ -175,9 +167,16 @@ def _reverse(call: Call, machine: Machine) -> None:
             f"{other.mode} and its state {other.state}.",
             "InvalidState",
         )
-    if prepared:
-        _make_peer_replica(call, machine, peer)
+    if planned:
+        peer.relationship = _as_replica_of(call, machine, peer)
     call.halfway()
+    if planned:
+        # The disks of both are the same: the old primary is a whole replica at once. Its adapters stay as they are,
+        # for the failback.
+        _replicating(peer).state = _State.Replicating
+        peer.disk = Disk(peer.disk.configured, machine.disk.written)
+        peer.points.clear()
+        add_point(call.world, peer)
     machine.relationship = Relationship(
         PRIMARY,
         _State.Replicating if planned else _State.ReadyForInitialReplication,
@@ -198,15 +197,11 @@ def _reverse(call: Call, machine: Machine) -> None:
     call.effect(machine, "reversed")
 
 
-def _make_peer_replica(call: Call, machine: Machine, peer: Machine) -> None:
-    """After a planned failover the disks of both are the same: the old primary is the replica at once.
-
-    Its adapters stay as they are, for the failback.
-    """
+def _as_replica_of(call: Call, machine: Machine, peer: Machine) -> Relationship:
     before = _replicating(peer)
-    peer.relationship = Relationship(
+    return Relationship(
         REPLICA,
-        _State.Replicating,
+        _State.WaitingForInitialReplication,
         call.world.sites[machine.site].broker_fqdn,
         call.world.sites[peer.site].broker_fqdn,
         Statistics(call.world.clock()),
@@ -216,9 +211,6 @@ def _make_peer_replica(call: Call, machine: Machine, peer: Machine) -> None:
         settings=before.settings,
         last_replication_ms=call.world.clock(),
     )
-    peer.disk = Disk(peer.disk.configured, machine.disk.written)
-    peer.points.clear()
-    add_point(call.world, peer)
 
 
 def _the_other_site(call: Call, machine: Machine, server: str) -> Site:

@@ -97,16 +97,23 @@ class TestPlanned:
         hosts.must("primary", "Stop-VMFailover")
         hosts.must("primary", "Start-VM")
 
-    def test_a_reversal_that_was_interrupted_is_finished_by_asking_again(self, hosts: Hosts) -> None:
+    def test_a_reversal_that_was_interrupted_is_completed_as_an_unplanned_one(self, hosts: Hosts) -> None:
         hosts.stand_in.fail_next("Set-VMReplication", Fault.TERMINATING, effect=Effect.HALF)
         hosts.must("primary", "Stop-VM", Force=True)
         hosts.must("primary", "Start-VMFailover", Prepare=True)
         hosts.must("dr", "Start-VMFailover")
         assert hosts.do("dr", "Set-VMReplication", Reverse=True).failed
-        assert hosts.state("primary") == ("Off", "Replica", "Replicating")
+        assert hosts.state("primary") == ("Off", "Replica", "WaitingForInitialReplication")
         assert hosts.state("dr") == ("Off", "Replica", "FailedOverWaitingCompletion")
+        assert "InvalidState" in hosts.do("dr", "Set-VMReplication", Reverse=True).errors[0]
+        hosts.must("dr", "Complete-VMFailover")
         hosts.must("dr", "Set-VMReplication", Reverse=True)
-        assert hosts.state("dr") == ("Off", "Primary", "Replicating")
+        hosts.must("dr", "Start-VMInitialReplication")
+        hosts.stand_in.replicate()
+        assert (hosts.state("dr")[1:], hosts.state("primary")[1:]) == (
+            ("Primary", "Replicating"),
+            ("Replica", "Replicating"),
+        )
 
 
 class TestUnplanned:

@@ -310,11 +310,9 @@ class World:
 
 
 def _injected(machine: Machine) -> Disk:
-    """The guest's configuration with the staged addresses: for synthetic adapters, family by family."""
+    """The guest's configuration with the staged addresses, family by family."""
     configured = dict(machine.disk.configured)
     for adapter in machine.adapters:
-        if adapter.legacy:
-            continue
         before = configured.get(adapter.adapter_id, GuestAddresses())
         parts = [_family(adapter.staged, before, version) for version in (4, 6)]
         configured[adapter.adapter_id] = GuestAddresses(

@@ -192,16 +192,15 @@ class Management:
     def _receive(self, request: _Request) -> ET.Element:
         shell = self._shell(request)
         command_id = _command_id(request)
-        received = shell.receive(command_id, min(request.timeout_s, self._patience_s))
+        received = shell.receive(command_id, min(request.timeout_s, self._patience_s), request.message_id)
         if received is None:
             # The shell may have gone while its output was waited for.
             self._shell(request)
             raise _timed_out()
         response = ET.Element(f"{{{_SHELL}}}ReceiveResponse")
         attributes = {} if command_id is None else {"CommandId": str(command_id).upper()}
-        for data in received.data:
-            stream = ET.SubElement(response, f"{{{_SHELL}}}Stream", {"Name": "stdout", **attributes})
-            stream.text = base64.b64encode(data).decode()
+        stream = ET.SubElement(response, f"{{{_SHELL}}}Stream", {"Name": "stdout", **attributes})
+        stream.text = base64.b64encode(received.data).decode()
         if command_id is not None:
             state = "Done" if received.done else "Running"
             ET.SubElement(

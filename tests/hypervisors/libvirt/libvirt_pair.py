@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import libvirt
 
 from contract import ISOLATED, Pair
-from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.hypervisors import Power
+from failover_orch.hypervisors.libvirt.domain_xml import describe
 from failover_orch.hypervisors.libvirt.hypervisor import LibvirtHypervisor
 from failover_orch.hypervisors.libvirt.nodes import Placed
 from failover_orch.hypervisors.libvirt.settings import LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
 from failover_orch.lab import Lab
 from failover_orch.lab.guest import GuestAdapter, domain_xml, guest_image, make_data_disk
 
-__all__ = ["NODES", "Relay", "libvirt_pair"]
+__all__ = ["NODES", "Relay", "Saved", "libvirt_pair"]
 
 NODES = {"p1": "primary", "p2": "primary", "d1": "dr", "d2": "dr"}
 VM = "vm-1"
@@ -48,7 +48,7 @@ class Relay:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Relay]:
         server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:
@@ -87,24 +87,78 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def libvirt_pair(lab: Lab) -> AsyncIterator[Pair]:
-    """A fresh `vm-1` between the two sites of a lab of NODES; nothing of it is left afterwards."""
-    ports = {"primary": _free_port(), "dr": _free_port()}
-    relays = {site: Relay(("127.0.0.1", port)) for site, port in ports.items()}
+async def libvirt_pair(lab: Lab, saved: Saved) -> AsyncIterator[Pair]:
+    """A fresh `vm-1` between the two sites of a lab of NODES; nothing of it is left afterwards.
+
+    The first one boots and is replicated; then it is saved, and the next ones begin from there.
+    """
     try:
-        await asyncio.to_thread(_make_vm, lab)
-        async with AsyncExitStack() as stack:
-            for relay in relays.values():
-                await stack.enter_async_context(relay.open())
-            sites = {}
-            for site in ("dr", "primary"):
-                settings = _settings(lab, site, ports[site], relays["dr" if site == "primary" else "primary"].url)
-                sites[site] = await stack.enter_async_context(LibvirtHypervisor(settings))
-            hands = _Hands(lab, relays, sites)
+        if not saved.there:
+            await asyncio.to_thread(_make_vm, lab)
+            async with _sites(lab) as hands:
+                await hands.until(hands.replicating)
+            await asyncio.to_thread(saved.save)
+        await asyncio.to_thread(saved.restore)
+        async with _sites(lab) as hands:
             await hands.until(hands.replicating)
             yield hands.pair()
     finally:
         await asyncio.to_thread(_clear, lab)
+
+
+@asynccontextmanager
+async def _sites(lab: Lab) -> AsyncIterator[_Hands]:
+    ports = {"primary": _free_port(), "dr": _free_port()}
+    relays = {site: Relay(("127.0.0.1", port)) for site, port in ports.items()}
+    async with AsyncExitStack() as stack:
+        for relay in relays.values():
+            await stack.enter_async_context(relay.open())
+        sites = {}
+        for site in ("dr", "primary"):
+            settings = _settings(lab, site, ports[site], relays["dr" if site == "primary" else "primary"].url)
+            sites[site] = await stack.enter_async_context(LibvirtHypervisor(settings))
+        yield _Hands(lab, relays, sites)
+
+
+class Saved:
+    """The VM with its replica as they were once: disks, definitions, and the memory of the one that runs."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self._lab = lab
+        self._directory = directory
+        self._definitions: dict[str, str] = {}
+
+    @property
+    def there(self) -> bool:
+        return bool(self._definitions)
+
+    def save(self) -> None:
+        with _connected(self._lab, "p1") as connection:
+            (domain,) = connection.listAllDomains()
+            domain.save(str(self._directory / "memory"))
+        for node in ("p1", "d1"):
+            shutil.copytree(self._lab.node(node).storage, self._directory / node)
+            with _connected(self._lab, node) as connection:
+                (domain,) = connection.listAllDomains()
+                self._definitions[node] = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        _clear(self._lab)
+
+    def restore(self) -> None:
+        for node, xml in self._definitions.items():
+            shutil.copytree(self._directory / node, self._lab.node(node).storage, dirs_exist_ok=True)
+            with _connected(self._lab, node) as connection:
+                connection.defineXML(xml)
+        with _connected(self._lab, "p1") as connection:
+            connection.restore(str(self._directory / "memory"))
+
+
+@contextmanager
+def _connected(lab: Lab, node: str) -> Iterator[libvirt.virConnect]:
+    connection = libvirt.open(lab.node(node).uri)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 class _Hands:
@@ -130,7 +184,7 @@ class _Hands:
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until it holds."""
         async with asyncio.timeout(_PATIENCE_S):
-            while not await holds():
+            while not await holds():  # noqa: ASYNC110 - what it waits for happens in other processes
                 await asyncio.sleep(0.05)
 
     async def replicating(self) -> bool:
@@ -174,13 +228,21 @@ class _Hands:
         await site.watching.look(VM)
 
     async def replicate(self) -> None:
+        # Its guest's agent is away for some seconds once a VM's memory was restored: no point would be consistent.
+        await self.until(self._agent_answers)
         for site in self._sites.values():
             await site.sender.cycle(VM, now=True)
 
+    async def _agent_answers(self) -> bool:
+        for site in self._sites.values():
+            placed = await site.nodes.find(VM)
+            if placed is not None and placed.power is Power.RUNNING and not describe(placed.live_xml).agent_connected:
+                return False
+        return True
+
 
 def _migrate(lab: Lab, placed: Placed, node: str) -> None:
-    source, target = (libvirt.open(lab.node(name).uri) for name in (placed.node.name, node))
-    try:
+    with _connected(lab, placed.node.name) as source, _connected(lab, node) as target:
         there = f"tcp://{lab.node(node).address}"
         domains = [source.lookupByUUIDString(placed.uuid)]
         if placed.copy_uuid:
@@ -188,9 +250,6 @@ def _migrate(lab: Lab, placed: Placed, node: str) -> None:
         for domain in domains:
             how = libvirt.VIR_MIGRATE_LIVE if domain.isActive() else libvirt.VIR_MIGRATE_OFFLINE
             domain.migrate3(target, {libvirt.VIR_MIGRATE_PARAM_URI: there} if domain.isActive() else {}, _MIGRATE | how)
-    finally:
-        source.close()
-        target.close()
 
 
 def _settings(lab: Lab, site: str, port: int, peer_url: str) -> LibvirtSite:
@@ -229,11 +288,8 @@ def _make_vm(lab: Lab) -> None:
     interface = domain.find("devices/interface")
     assert interface is not None
     ET.SubElement(interface, "alias", {"name": "ua-nic-1"})
-    connection = libvirt.open(node.uri)
-    try:
+    with _connected(lab, "p1") as connection:
         connection.defineXML(ET.tostring(domain, encoding="unicode")).create()
-    finally:
-        connection.close()
 
 
 def _clear(lab: Lab) -> None:
@@ -241,21 +297,17 @@ def _clear(lab: Lab) -> None:
     for name in NODES:
         if not lab.powered(name):
             lab.power_on(name)
-        connection = libvirt.open(lab.node(name).uri)
-        try:
+        with _connected(lab, name) as connection:
             for domain in connection.listAllDomains():
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
-        finally:
-            connection.close()
     for storage in {lab.node(name).storage for name in NODES}:
         shutil.rmtree(storage)
         storage.mkdir()
 
 
 def _free_port() -> int:
-    import socket
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

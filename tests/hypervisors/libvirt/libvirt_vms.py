@@ -26,12 +26,24 @@ from failover_orch.hypervisors.rules import End
 from failover_orch.lab import Lab
 from failover_orch.lab.guest import GuestAdapter, GuestImage, domain_xml, guest_image, make_data_disk
 
-__all__ = ["NODES", "Vm", "Vms", "four_nodes", "make_record", "settings", "until", "vms"]
+__all__ = [
+    "LEAVES_ITS_DEFINITION",
+    "MOVES",
+    "NODES",
+    "Vm",
+    "Vms",
+    "four_nodes",
+    "make_record",
+    "settings",
+    "until",
+    "vms",
+]
 
 NODES = {"p1": "primary", "p2": "primary", "d1": "dr", "d2": "dr"}
 PATIENCE_S = 30.0
 _NO_IMAGE = GuestImage(Path("/none"), Path("/none"))
-MOVES = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE | libvirt.VIR_MIGRATE_UNSAFE
+LEAVES_ITS_DEFINITION = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNSAFE
+MOVES = LEAVES_ITS_DEFINITION | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from failover_orch.lab.guest import GuestAdapter, domain_xml, guest_image, make_
 
 __all__ = ["BOOT_S", "MACS", "NAME", "LoneGuest", "connected", "lone_guest"]
 
-BOOT_S = 60.0
+BOOT_S = 90.0
 NAME = "vm-7 at dr"
 MACS = {"nic-1": "52:54:00:33:00:01", "nic-2": "52:54:00:33:00:02"}
 _NETCFG = f"""\

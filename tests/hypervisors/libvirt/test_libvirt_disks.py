@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from disk_images import holds, in_use, qemu, write
 
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import StepFailed
@@ -21,36 +20,6 @@ from failover_orch.hypervisors.rules import RecoveryPoint
 from libvirt_vms import make_record
 
 MIB = 1 << 20
-
-
-def qemu(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def write(image: Path | str, pattern: int, at: int = 0) -> None:
-    """Write a MiB of the pattern at the offset, in MiB."""
-    qemu("qemu-io", "-c", f"write -P {pattern} {at}M 1M", str(image))
-
-
-def holds(image: Path | str, *patterns: int) -> bool:
-    """Whether the image's first MiBs are of these patterns."""
-    commands = [word for at, pattern in enumerate(patterns) for word in ("-c", f"read -P {pattern} {at}M 1M")]
-    done = subprocess.run(["qemu-io", "-U", "-r", *commands, str(image)], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and "verification failed" not in done.stdout
-
-
-@contextmanager
-def in_use(image: Path | str) -> Iterator[None]:
-    """What QEMU does to an image: it is open for writing, and locked."""
-    with subprocess.Popen(
-        ["qemu-io", str(image)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.read(1)  # its prompt: the image is open
-        yield
-        process.stdin.close()
-        process.stdout.read()
 
 
 class Storage:

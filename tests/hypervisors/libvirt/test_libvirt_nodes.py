@@ -7,13 +7,13 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 import pytest
-from libvirt_vms import MOVES, Vm, Vms, make_record, settings, until
+from libvirt_vms import LEAVES_ITS_DEFINITION, Vm, Vms, make_record, settings, until
 
 from failover_orch.domain.facts import MoveKind
 from failover_orch.errors import LookupFailed, StepFailed
@@ -179,6 +179,16 @@ async def test_a_file_whose_source_fails_is_not_there(tmp_path: Path) -> None:
     assert path.read_text() == "before"
 
 
+async def test_a_file_that_arrives_incomplete_is_not_there(tmp_path: Path) -> None:
+    """As over a connection that breaks: what writes the file sees its input end, and takes that for the end."""
+    prefix = tmp_path / "prefix"
+    prefix.write_text('#!/bin/sh\ncase "$*" in *"exec dd"*) head -c 3 | "$@";; *) exec "$@";; esac\n')
+    prefix.chmod(0o755)
+    with pytest.raises(StepFailed, match=r"file.part has arrived incomplete"):
+        await Commands("p1", (str(prefix),)).write(tmp_path / "file", chunks(b"whole"))
+    assert not (tmp_path / "file").exists()
+
+
 async def test_a_write_that_is_cancelled_leaves_nothing_that_goes_on(tmp_path: Path) -> None:
     commands, path = Commands("p1", ()), tmp_path / "file"
     stands_still = asyncio.Event()
@@ -242,6 +252,32 @@ async def test_a_daemon_that_stands_still_is_found_out(nodes: Nodes, vms: Vms) -
     assert not node.up
     await asyncio.to_thread(vms.lab.resume_daemon, "p1")
     await until(lambda: node.up)
+
+
+async def test_a_link_that_swallows_everything_is_found_out_and_used_again(four_nodes: Lab) -> None:
+    site = settings(four_nodes)
+    node = replace(site.nodes[0], uri=four_nodes.node("p1").tcp_uri)
+    async with Nodes(replace(site, nodes=(node,))) as nodes:
+        assert nodes.node("p1").up
+        four_nodes.cut_link("primary")
+        try:
+            with pytest.raises(StepFailed, match="node p1 does not answer"):
+                await nodes.node("p1").call(lambda connection: connection.numOfDomains(), within_s=30)
+            await until(lambda: not nodes.node("p1").up, within_s=10)
+        finally:
+            four_nodes.restore_link("primary")
+        await until(lambda: nodes.node("p1").up)
+
+
+async def test_connections_that_come_and_go_leave_nothing_open(nodes: Nodes, vms: Vms) -> None:
+    node = nodes.node("p1")
+    open_files = []
+    for _ in range(6):
+        await restart_daemon(vms, "p1")
+        await until(lambda: node.up)
+        await node.call(lambda connection: connection.numOfDomains())
+        open_files.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 - pathlib's is not for coroutines
+    assert open_files[-1] <= open_files[1]
 
 
 async def test_a_node_that_is_not_there_is_no_reason_to_wait(four_nodes: Lab) -> None:
@@ -334,7 +370,7 @@ async def test_a_vm_is_found_with_its_record_running_and_off(nodes: Nodes, vms: 
 
 async def test_a_record_outlives_the_daemon_the_machine_and_a_migration(nodes: Nodes, vms: Vms) -> None:
     vm = await vms.make("p1")
-    disturbances = (
+    disturbances: tuple[Callable[[], Awaitable[None]], ...] = (
         lambda: restart_daemon(vms, "p1"),
         lambda: vms.migrate(vm, "p1", "p2"),
         lambda: restart_node(vms, "p2"),
@@ -388,7 +424,7 @@ async def test_a_vm_on_a_node_that_is_down_is_said_to_be_there(nodes: Nodes, vms
 async def test_a_definition_left_behind_is_never_taken_for_the_vm(nodes: Nodes, vms: Vms) -> None:
     """Seen as off there, a VM that runs where nobody answers would be overtaken by its replica."""
     vm = await vms.make("p1")
-    await vms.migrate(vm, "p1", "p2", flags=MOVES & ~libvirt.VIR_MIGRATE_UNDEFINE_SOURCE)
+    await vms.migrate(vm, "p1", "p2", flags=LEAVES_ITS_DEFINITION)
     # The daemon forgets why it is off.
     await restart_daemon(vms, "p1")
     await until(lambda: nodes.node("p1").up)
@@ -453,6 +489,15 @@ async def test_a_record_is_not_written_where_the_vm_is_not_any_more(nodes: Nodes
     await vms.migrate(vm, "p1", "p2")
     with pytest.raises(StepFailed, match=rf"{vm.vm_id} on p1: .*no domain"):
         await nodes.write(placed, placed.record)
+
+
+async def test_nothing_is_done_to_a_definition_left_behind(nodes: Nodes, vms: Vms) -> None:
+    vm = await vms.make("p1")
+    placed = await found(nodes, vm)
+    await vms.migrate(vm, "p1", "p2", flags=LEAVES_ITS_DEFINITION)
+    for change in (nodes.write(placed, placed.record), nodes.define(placed, placed.xml), nodes.start_paused(placed)):
+        with pytest.raises(StepFailed, match=rf"{vm.name} has just migrated to another node"):
+            await change
 
 
 async def test_a_domain_is_found_by_its_name_with_a_record_or_without(nodes: Nodes, vms: Vms) -> None:

@@ -31,6 +31,7 @@ __all__ = ["play"]
 
 _TOPOLOGY = "demo-vms"
 _FIRST_NODE = "p1"
+_PATIENCE_S = 180.0
 
 
 async def play(console: Console, *, keep: bool = False, directory: Path | None = None) -> bool:
@@ -82,7 +83,7 @@ async def _told(screen: Screen, topology: Topology, directory: Path) -> bool:
         act.outcome = f"{kafka.bootstrap}; {', '.join(machine.vm_id for machine in machines)}"
     settings = Settings(bootstrap=kafka.bootstrap, app_id="failover-orch", session_timeout=6.0)
     async with AsyncExitStack() as stack:
-        stage = await stack.enter_async_context(Stage(screen, settings, directory))
+        stage = await stack.enter_async_context(Stage(screen, settings, directory, patience_s=_PATIENCE_S))
         bmc, password = _controller(lab)
         await asyncio.to_thread(bmc.start)
         stack.push_async_callback(asyncio.to_thread, bmc.stop)

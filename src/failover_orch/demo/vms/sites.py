@@ -19,7 +19,7 @@ HOME, AWAY = "primary", "dr"
 NODES = {"p1": HOME, "d1": AWAY, "d2": AWAY}
 PORT = 8440
 """Where each site's agent takes replication."""
-REPLICATED_EVERY_S = 4
+REPLICATED_EVERY_S = 5
 _REPORTED_EVERY_S = 1
 _EVIDENCE_EVERY_S = 2
 _POINTS = 4

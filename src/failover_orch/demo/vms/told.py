@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.domain import Evidence, ReplicationReport, Verdict
+from failover_orch.errors import KafkaError
 from failover_orch.wire import follow
 
 __all__ = ["Told"]
 
 _TOPICS = ("replication-health", "evidence")
+_RETRY_S = 0.5
 
 
 class Told:
@@ -38,13 +41,18 @@ class Told:
             await asyncio.wait([self._following])
 
     async def _follow(self) -> None:
-        async for records in follow(self._settings.bootstrap, _TOPICS, names=self._settings.names):
-            for record in records:
-                value = self._codec.decode_from(record.topic, record.value) if record.value else None
-                if isinstance(value, ReplicationReport):
-                    self._reports.append(value)
-                elif isinstance(value, Evidence):
-                    self._evidence[value.place, value.site] = value
+        while True:
+            with suppress(KafkaError):  # it may be busy, and new topics are not known everywhere at once
+                async for records in follow(self._settings.bootstrap, _TOPICS, names=self._settings.names):
+                    for record in records:
+                        self._take(self._codec.decode_from(record.topic, record.value) if record.value else None)
+            await asyncio.sleep(_RETRY_S)
+
+    def _take(self, value: object) -> None:
+        if isinstance(value, ReplicationReport):
+            self._reports.append(value)
+        elif isinstance(value, Evidence) and not value.node:
+            self._evidence[value.place, value.site] = value
 
     def report(self, vm_id: str, site: str, *, by_ms: int | None = None) -> ReplicationReport | None:
         """The last report of one end (up to a moment)."""

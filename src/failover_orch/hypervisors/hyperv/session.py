@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import time
+from http.client import HTTPException
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -22,6 +24,7 @@ _POLL_S = 5
 """How long the node may hold a request for output before it says that there is none yet."""
 _SHELL_GONE = frozenset({2150858843, 2150858817})
 """WinRM's faults for a shell that it does not know (any more), and for one whose name it cannot make out."""
+_LONGEST = 500
 _NOW_OR_LATER = frozenset({"AccessDenied", "InvalidParameter", "InvalidState", "ObjectNotFound"})
 _CLIENT = (WinRMError, OSError, ET.ParseError)
 """What pypsrp raises: its own errors, those of the connection (requests' are OSErrors), and of answers cut short."""
@@ -154,5 +157,28 @@ _WRONG_CALL = frozenset(
 
 def _said(error: object) -> str:
     """What somebody else's error says, on one line and without a full stop."""
-    text = " ".join(str(error).split())
-    return text[:500].rstrip(".") or type(error).__name__
+    # pypsrp's own errors say it all; what is beneath the others tells more than they do.
+    wrapped = isinstance(error, Exception) and not isinstance(error, WinRMError)
+    text = _told_of(_innermost(error) if wrapped else error)
+    return " ".join(text.split())[:_LONGEST].rstrip(".") or type(error).__name__
+
+
+def _innermost(error: object) -> object:
+    """What it all began with."""
+    while isinstance(error, BaseException) and (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _told_of(error: object) -> str:
+    match error:
+        case WSManFaultError():
+            return str(error.reason or error)
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {error.verify_message}"
+        case HTTPException():
+            return "its answer was cut short"
+        case OSError() if error.strerror:
+            return error.strerror
+        case _:
+            return str(error)

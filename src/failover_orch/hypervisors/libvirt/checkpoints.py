@@ -170,15 +170,13 @@ def forget_all(domain: libvirt.virDomain) -> None:
         checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 
-def pending_bytes(domain: libvirt.virDomain, cycle: int) -> int | None:
+def pending_bytes(domain: libvirt.virDomain, targets: Sequence[str], others: Sequence[str], cycle: int) -> int | None:
     """What was written since a cycle, of a domain that is on; None where nobody knows."""
-    try:
-        checkpoint = domain.checkpointLookupByName(f"{_PREFIX}{cycle}")
-        described = checkpoint.getXMLDesc(
-            libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE | libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
-        )
-    except libvirt.libvirtError:
+    if cycle not in standing(domain, targets, others, (cycle,)):
         return None
+    described = domain.checkpointLookupByName(f"{_PREFIX}{cycle}").getXMLDesc(
+        libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE | libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
+    )
     root = ET.fromstring(described)  # noqa: S314 - from libvirt, which has made it
     sizes = [disk.get("size") for disk in root.iterfind("disks/disk") if disk.get("checkpoint") == "bitmap"]
     return None if not sizes or None in sizes else sum(int(size or 0) for size in sizes)

@@ -123,11 +123,10 @@ def _without_figures(cluster: ClusterInventory) -> ClusterInventory:
 
 def _machine(connection: libvirt.virConnect) -> tuple[int, int, int]:
     """A node's memory and what is left of it, in MiB, and its processors."""
-    information = connection.getInfo()
     memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
     # Pages that hold files are given up for a guest.
     free_kib = sum(memory.get(kind, 0) for kind in ("free", "buffers", "cached"))
-    return int(information[1]), free_kib // _KIB_A_MIB, int(information[2])
+    return memory["total"] // _KIB_A_MIB, free_kib // _KIB_A_MIB, int(connection.getInfo()[2])
 
 
 async def _storage(node: Node) -> Storage:

@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 _KEEP_ALIVE_S = 1
 _KEEP_ALIVES_MISSED = 2
 _AFTER_AN_ERROR_S = 0.1
+_ONE_LOOP = threading.Lock()
 _LINK_ERRORS = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 _EVENTS = ("DEFINED", "UNDEFINED", "STARTED", "SUSPENDED", "RESUMED", "STOPPED", "SHUTDOWN", "PMSUSPENDED", "CRASHED")
 _CLOSE_REASONS = {
@@ -77,9 +78,16 @@ def in_thread(what: Callable[[], _T]) -> asyncio.Future[_T]:
     return answer
 
 
-@cache
 def _event_loop() -> threading.Thread:
-    """The loop, from the first connection on."""
+    """The loop, from the first connection on. One alone, though several connections are opened at once: libvirt's loop
+    is not made for two threads, and the process would end without a word.
+    """
+    with _ONE_LOOP:
+        return _begun_loop()
+
+
+@cache
+def _begun_loop() -> threading.Thread:
     # Else libvirt writes every error to stderr besides raising it.
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     libvirt.virEventRegisterDefaultImpl()

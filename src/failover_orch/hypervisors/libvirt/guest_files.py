@@ -89,7 +89,8 @@ class Network:
         anybodys = set().union(*planned.values())
         return {
             adapter_id: Configuration(
-                addresses=_ordered(self._addresses(mac)),
+                # Linux gives those of IPv6 in an order that says nothing.
+                addresses=_ordered(sorted(self._addresses(mac), key=_number)),
                 gateways=_ordered(route.gateway for route in self.defaults(mac)),
                 dns=_ordered(
                     server
@@ -250,6 +251,10 @@ def _planned_servers(plan: AdapterAddresses) -> Iterator[str]:
             yield from (str(ip_address(server)) for server in family.dns)
 
 
+def _number(address: str) -> int:
+    return int(ip_interface(address))
+
+
 def _ordered(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Each once, those of IPv4 first, and else in their order."""
+    """Each once, those of IPv4 first, and else as they come."""
     return tuple(sorted(dict.fromkeys(addresses), key=lambda text: ip_interface(text).version))

@@ -18,10 +18,11 @@ _RESOLVER = "/etc/resolv.conf"
 _STUB = "127.0.0.53"
 """systemd-resolved's own address, which stands in that file where the guest uses it."""
 _DHCP_CLIENTS: Mapping[int, Sequence[tuple[str, ...]]] = {
-    4: (("dhclient", "-4", "-1"), ("dhcpcd", "-4", "-1", "-w"), ("udhcpc", "-n", "-q", "-i")),
-    6: (("dhclient", "-6", "-1"), ("dhcpcd", "-6", "-1", "-w"), ("udhcpc6", "-n", "-q", "-i")),
+    4: (("dhclient", "-4", "-1"), ("dhcpcd", "-4", "-w"), ("udhcpc", "-n", "-i")),
+    6: (("dhclient", "-6", "-1"), ("dhcpcd", "-6", "-w"), ("udhcpc6", "-n", "-i")),
 }
-"""What guests have for asking for a lease, each to be followed by the interface."""
+"""What guests have for asking for a lease, each to be followed by the interface. All stay, to renew what they got."""
+_LEASE_S = 60.0
 
 
 async def apply_in_guest(guest: Guest, adapters: Sequence[DomainAdapter], plans: Sequence[AdapterAddresses]) -> None:
@@ -121,7 +122,7 @@ async def _set_servers(
 async def _lease(guest: Guest, name: str, version: int) -> None:
     for client in _DHCP_CLIENTS[version]:
         with suppress(AgentRefused):  # it does not have this one
-            await _done(guest, await guest.run(*client, name, within_s=60), client[0])
+            await _done(guest, await guest.run(*client, name, within_s=_LEASE_S), client[0])
             return
     tried = ", ".join(client[0] for client in _DHCP_CLIENTS[version])
     raise StepFailed(f"{guest.name} has no DHCP client for IPv{version} that can be asked for a lease: none of {tried}")

@@ -7,8 +7,9 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
+from failover_orch.errors import StepFailed
 from failover_orch.hypervisors.libvirt.domain_xml import with_metadata
-from failover_orch.hypervisors.libvirt.places import STARTING_KEY, STARTING_URI
+from failover_orch.hypervisors.libvirt.places import STARTING_KEY, STARTING_URI, has_left
 from failover_orch.hypervisors.libvirt.record import METADATA_URI
 from failover_orch.hypervisors.libvirt.xml_elements import changed, child, parsed
 
@@ -25,10 +26,11 @@ def write_metadata(connection: libvirt.virConnect, domain_uuid: str, text: str |
 
     Raises:
         libvirtError: the domain is not there (VIR_ERR_NO_DOMAIN), or libvirt could not write it.
+        StepFailed: only its definition is there.
 
     """
     for last in (False,) * (_TIMES - 1) + (True,):
-        domain = connection.lookupByUUIDString(domain_uuid)
+        domain = _there(connection, domain_uuid)
         flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
         try:
@@ -55,7 +57,7 @@ def drop_metadata(connection: libvirt.virConnect, domain_uuid: str) -> None:
 
 def define_with_metadata(connection: libvirt.virConnect, domain_uuid: str, xml: str) -> None:
     """Define a domain anew with the metadata that it has now: what `xml` was made from may be of a while ago."""
-    current = _elements(connection.lookupByUUIDString(domain_uuid).XMLDesc(INACTIVE))
+    current = _elements(_there(connection, domain_uuid).XMLDesc(INACTIVE))
 
     def change(domain: ET.Element) -> None:
         metadata = child(domain, "metadata")
@@ -72,7 +74,7 @@ def create_paused(connection: libvirt.virConnect, domain_uuid: str) -> None:
     libvirt does not tell a domain that was started paused from one that somebody has suspended: a mark does, which is
     in the running domain alone, from its first moment on, and goes with it.
     """
-    domain = connection.lookupByUUIDString(domain_uuid)
+    domain = _there(connection, domain_uuid)
     if domain.isActive():
         return
     marked = with_metadata(domain.XMLDesc(INACTIVE), STARTING_URI, STARTING_KEY, "<paused/>")
@@ -85,7 +87,7 @@ def create_paused(connection: libvirt.virConnect, domain_uuid: str) -> None:
 
 def let_go(connection: libvirt.virConnect, domain_uuid: str) -> None:
     """Let the guest of a domain run that was started paused, or suspended. One that runs is left as it is."""
-    domain = connection.lookupByUUIDString(domain_uuid)
+    domain = _there(connection, domain_uuid)
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     # After the resume: a crash between the two leaves a mark that says nothing, and not a paused guest that seems to
@@ -94,6 +96,14 @@ def let_go(connection: libvirt.virConnect, domain_uuid: str) -> None:
         domain.setMetadata(
             libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, STARTING_KEY, STARTING_URI, libvirt.VIR_DOMAIN_AFFECT_LIVE
         )
+
+
+def _there(connection: libvirt.virConnect, domain_uuid: str) -> libvirt.virDomain:
+    """The domain, if it is still here: what is done to a definition that a migration leaves behind is lost."""
+    domain = connection.lookupByUUIDString(domain_uuid)
+    if has_left(*domain.state()):
+        raise StepFailed(f"{domain.name()} has just migrated to another node: try again in a moment")
+    return domain
 
 
 def _elements(xml: str) -> list[ET.Element]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import PurePath
 from typing import TypeVar
@@ -13,6 +12,7 @@ import libvirt
 
 from failover_orch import telemetry
 from failover_orch.errors import StepFailed
+from failover_orch.hypervisors.libvirt.callers import Callers
 from failover_orch.hypervisors.libvirt.commands import Commands
 from failover_orch.hypervisors.libvirt.daemon import Subscription, broken_off, in_thread, keep_alive, open_connection
 from failover_orch.hypervisors.libvirt.events import HostEvent
@@ -29,6 +29,8 @@ _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _CLOSING_S = 2.0
+_CALLS = 4
+"""So many calls at a time: each has a thread and a connection."""
 
 
 class Node:
@@ -43,6 +45,8 @@ class Node:
         self._clock = clock
         self._heard = heard
         self._commands = Commands(settings.name, settings.run)
+        self._callers = Callers(settings.uri)
+        self._turns = asyncio.Semaphore(_CALLS)
         self._connection: libvirt.virConnect | None = None
         self._lost = asyncio.Event()
         self._why = "it has not answered yet"
@@ -71,11 +75,20 @@ class Node:
         connection = self._connection
         if connection is None:
             raise StepFailed(f"node {self.name} does not answer: {self._why}")
-        answer = in_thread(partial(what, connection))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         try:
-            await asyncio.wait({answer}, timeout=within_s)
+            async with asyncio.timeout(within_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StepFailed(
+                f"node {self.name} does not answer: others have waited for it for {within_s:g} s"
+            ) from None
+        answer = in_thread(partial(self._callers.call, what))
+        # A call that was given up goes on, and keeps its turn until it ends.
+        answer.add_done_callback(lambda _: self._turns.release())
+        try:
+            await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
         except asyncio.CancelledError:
             await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
             raise
@@ -119,8 +132,8 @@ class Node:
                     await self._lost.wait()
             finally:
                 self._connection = None
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({in_thread(subscription.end)}, timeout=_CLOSING_S)
+                in_thread(self._callers.drop)
+                await asyncio.wait({in_thread(subscription.end)}, timeout=_CLOSING_S)
             # A daemon that takes connections and drops them is not to be knocked at without end.
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -130,8 +143,8 @@ class Node:
         self._lost = asyncio.Event()
         self._connection = connection
         try:
-            await self.call(keep_alive)
-            await self.call(lambda _connection: subscription.begin())
+            await self._within(partial(keep_alive, connection))
+            await self._within(subscription.begin)
         except (StepFailed, libvirt.libvirtError) as error:
             self._away(str(error))
             return False
@@ -139,6 +152,13 @@ class Node:
         _log.info("node answers", node=self.name)
         self._tell("connection", event="OPENED")
         return True
+
+    async def _within(self, what: Callable[[], None]) -> None:
+        answer = in_thread(what)
+        await asyncio.wait({answer}, timeout=_ATTEMPT_S)
+        if not answer.done():
+            raise StepFailed(f"no word of libvirt in {_ATTEMPT_S:g} s")
+        answer.result()
 
     async def _connect(self) -> libvirt.virConnect:
         """A connection, as soon as there is one to be had."""
@@ -172,6 +192,7 @@ class Node:
     def _lose(self, why: str) -> None:
         """The connection is gone: nobody is to wait for it any more."""
         self._connection = None
+        in_thread(self._callers.drop)
         self._away(why)
         self._lost.set()
         self._tell("connection", event="CLOSED", detail=why)

@@ -122,7 +122,7 @@ class Seen:
     @property
     def left(self) -> bool:
         """Only its definition is still here: it migrated away."""
-        return (self.state, self.reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
+        return has_left(self.state, self.reason)
 
     @property
     def power(self) -> Power:
@@ -191,6 +191,11 @@ def _told_to_be_there(each: Seen) -> tuple[bool, int]:
     """An offline migration copies what was told with the definition: the original names its own node."""
     told = each.told
     return (False, 0) if told is None else (told.node == each.node, told.sequence)
+
+
+def has_left(state: int, reason: int) -> bool:
+    """Whether a domain in this state is off since it migrated to another node. The daemon forgets it as it ends."""
+    return (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
 
 
 def place_text(told: ToldPlace) -> str:

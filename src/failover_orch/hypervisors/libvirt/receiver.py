@@ -34,7 +34,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from failover_orch import telemetry
-from failover_orch.errors import ConfigError, HypervisorError, StepFailed
+from failover_orch.errors import ConfigError, HypervisorError, LookupFailed, StepFailed
 from failover_orch.hypervisors.libvirt.messages import (
     ERRORS,
     Accepted,
@@ -131,6 +131,8 @@ class Receiver:
                 kind = next((kind for kind, leaf in ERRORS.items() if type(error) is leaf), "failed")
                 record = error.record if isinstance(error, Conflict) else None
                 return _response(Answer(record, str(error), kind), _STATUS[kind])
+            except LookupFailed as error:
+                return _response(Answer(error=str(error), kind="refused"), 409)
             except (msgspec.MsgspecError, ValueError) as error:
                 return _response(Answer(error=f"that request cannot be understood: {error}", kind="refused"), 409)
             except libvirt.libvirtError as error:

@@ -158,13 +158,8 @@ class Replicas:
         if point is None or told.end.points_taken != end.points_taken + 1:
             raise StepFailed(f"{vm_id} at {self._site.name} has changed meanwhile: look again")
         await disks_of(placed).become_point(point.point_id)
-        xml = with_links(without_injection(placed.xml), connected=False)
-
-        def define(connection: libvirt.virConnect) -> None:
-            forget_all(connection.lookupByUUIDString(placed.uuid))
-            connection.defineXML(xml)
-
-        await placed.node.call(define)
+        await placed.node.call(lambda connection: forget_all(connection.lookupByUUIDString(placed.uuid)))
+        await self._site.nodes.define(placed, with_links(without_injection(placed.xml), connected=False))
         turned = replace(
             placed.record,
             end=replace(told.end, epoch=end.epoch, node=placed.node.name, power=Power.OFF),

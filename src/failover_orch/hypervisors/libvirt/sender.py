@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 import libvirt
 
@@ -17,6 +16,7 @@ from failover_orch.errors import HypervisorError, StepFailed
 from failover_orch.hypervisors.libvirt import checkpoints
 from failover_orch.hypervisors.libvirt.cycles import Cycles, Misplaced
 from failover_orch.hypervisors.libvirt.disks import checkpoint_name
+from failover_orch.hypervisors.libvirt.domain_xml import describe
 from failover_orch.hypervisors.libvirt.enrolment import enrol
 from failover_orch.hypervisors.libvirt.messages import Conflict
 from failover_orch.hypervisors.libvirt.nodes import Placed
@@ -126,8 +126,12 @@ class Sender:
         known = record.end.pending_bytes
         if record.end.mode is not ReplicationMode.PRIMARY or placed.power is not Power.RUNNING:
             return known
+        described = describe(placed.xml)
+        targets = [disk.target for disk in described.disks]
         try:
-            found = await on_domain(placed, partial(checkpoints.pending_bytes, cycle=record.cycle))
+            found = await on_domain(
+                placed, lambda domain: checkpoints.pending_bytes(domain, targets, described.others, record.cycle)
+            )
         except (StepFailed, libvirt.libvirtError):
             return known
         return known if found is None else found

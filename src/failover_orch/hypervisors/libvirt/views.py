@@ -181,14 +181,14 @@ class Views:
 
         """
         copy = end.copy
-        if command.action is Action.VERIFY_ADDRESSES:
+        if command.action is Action.VERIFY_ADDRESSES and end.power is Power.RUNNING:
             ask = asking(placed.node, placed.live_xml, Probe.parse(self._site.settings.answers))
             guest = Guest(placed.node, placed.uuid, whose(placed))
             await verify(
                 command.addresses, guest=guest, power=end.power, staged=end.staged, live_xml=placed.live_xml, ask=ask
             )
             return True
-        if command.action is Action.VERIFY_TEST and copy is not None and placed.copy_uuid:
+        if command.action is Action.VERIFY_TEST and copy is not None and copy.power is Power.RUNNING:
             node = self.copy_node(placed)
             bridge = self._site.settings.test_networks.get(copy.network, copy.network)
             await verify(

@@ -14,6 +14,8 @@ from failover_orch.hypervisors.rules.ends import End
 __all__ = ["active", "inventory", "overdue", "report", "running"]
 
 _State = ReplicationState
+_LEAST_GRACE_MS = 3_000
+"""A tenth of the shortest interval that Hyper-V knows."""
 _CRITICAL = frozenset({_State.ERROR, _State.WAITING_FOR_RESYNCHRONIZE, _State.RESYNCHRONIZE_SUSPENDED})
 _WARNING = FAILED_OVER | {
     _State.READY_FOR_INITIAL_REPLICATION,
@@ -64,8 +66,9 @@ def report(vm: VmInventory, end: End, now_ms: int) -> ReplicationReport:
 
 
 def overdue(end: End, frequency_ms: int, now_ms: int) -> int:
-    """Cycles that should have come by now; a tenth of the interval is given as grace."""
-    return max(0, (now_ms - end.last_replication_at_ms - frequency_ms // 10) // frequency_ms)
+    """Cycles that should have come by now; a tenth of the interval is given as grace, but no less than a cycle takes."""
+    grace_ms = max(frequency_ms // 10, _LEAST_GRACE_MS)
+    return max(0, (now_ms - end.last_replication_at_ms - grace_ms) // frequency_ms)
 
 
 def _health(end: End, cycles: int, missed: int, overdue: int) -> ReplicationHealth:

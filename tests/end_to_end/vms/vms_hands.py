@@ -1,0 +1,307 @@
+"""What the tests of real VMs do, ask and wait for, whichever site the VM is at."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from vms_heard import Heard
+from vms_installation import DR, PRIMARY, VM, Installation, other
+from vms_oracle import Oracle
+
+from failover_orch.contract import Codec
+from failover_orch.demo.vms.prober import Prober
+from failover_orch.demo.vms.virsh import disk_of
+from failover_orch.domain import (
+    AutomaticMode,
+    FailoverKind,
+    FailoverRequested,
+    Policy,
+    PolicyScope,
+    Readiness,
+    ReplicationHealth,
+    ReplicationState,
+    RequestAction,
+    Role,
+    RunSnapshot,
+    RunState,
+    StepState,
+)
+from failover_orch.errors import LookupFailed
+from failover_orch.lab import LabNode
+from failover_orch.service import Feed, ReadModel, Vm
+from failover_orch.wire import Publisher, now_ms
+
+__all__ = ["PATIENCE_S", "Hands", "hands_on", "new_run_id", "say", "told"]
+
+PATIENCE_S = 120.0
+"""How long anything may take on a busy machine before it counts as not coming at all."""
+_POLL_S = 0.05
+_PERSON = "alice"
+_FIT = (Readiness.READY, Readiness.AT_RISK)
+
+
+def say(*lines: object) -> None:
+    """Write lines to standard output, at once."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+@asynccontextmanager
+async def hands_on(installation: Installation) -> AsyncIterator[Hands]:
+    """Hands on a running installation, whose VM replicates and has failover addresses when they are there."""
+    codec = Codec()
+    settings = installation.settings
+    feed = Feed(settings.bootstrap, names=settings.names, codec=codec)
+    async with AsyncExitStack() as stack:
+        oracle = stack.enter_context(Oracle(installation.lab))
+        heard = await stack.enter_async_context(Heard(settings, codec))
+        prober = await stack.enter_async_context(Prober(installation.lab, [installation.machine]))
+        publisher = await stack.enter_async_context(
+            Publisher(settings.bootstrap, codec, names=settings.names, partitions=settings.partitions, source=_PERSON)
+        )
+        following = asyncio.create_task(feed.run())
+        stack.push_async_callback(_ended, following)
+        hands = Hands(installation, feed, heard, prober, oracle, publisher)
+        await hands.prepare()
+        yield hands
+
+
+class Hands:
+    """One test's hands. Sites are told apart by what they are to the VM at the moment, and not by their names."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        feed: Feed,
+        heard: Heard,
+        prober: Prober,
+        oracle: Oracle,
+        publisher: Publisher,
+    ) -> None:
+        self.installation = installation
+        self.lab = installation.lab
+        self.heard = heard
+        self.prober = prober
+        self.oracle = oracle
+        self._feed = feed
+        self._publisher = publisher
+        self.parked: list[str] = []
+        """Runs that waited for a person, as they stood."""
+
+    @property
+    def model(self) -> ReadModel:
+        """What the output topics say now."""
+        return self._feed.model
+
+    @property
+    def vm(self) -> Vm:
+        return self.model.vm(VM)
+
+    # Doing
+
+    async def prepare(self) -> None:
+        """See that the VM is known, and give it failover addresses and policies."""
+        await self.until("the VM is known", self._known)
+        await self.policy()
+        settings = self.installation.topology.settings_of(VM)
+        assert settings is not None
+        await self.publish(replace(settings, actor=_PERSON, reason="a test", set_at_ms=now_ms()))
+
+    def _known(self) -> bool:
+        with suppress(LookupFailed):
+            return self.vm.inventory is not None and bool(self.vm.active_site)
+        return False
+
+    async def publish(self, *values: object) -> None:
+        await self._publisher.publish(*values)
+
+    async def policy(self, mode: AutomaticMode = AutomaticMode.OFF, **limits: int) -> None:
+        """Set the policy for everything: nothing is automatic, and better health counts at once, unless told so."""
+        standing = {
+            "recover_after_ms": 0,
+            "drill_within_ms": 0,
+            "brake_runs": 0,
+            "hold_down_ms": 2_000,
+            "evidence_within_ms": 5_000,
+        }
+        policy = Policy(PolicyScope.ALL, mode=mode, actor=_PERSON, reason="a test", set_at_ms=now_ms())
+        await self.publish(replace(policy, **(standing | limits)))  # type: ignore[arg-type]  # all of them are limits
+
+    async def ask(self, kind: FailoverKind, *, run_id: str = "", fence: bool = False) -> str:
+        """Ask for a run of the VM, and return its id."""
+        run_id = run_id or new_run_id(kind)
+        await self.publish(
+            FailoverRequested(
+                run_id,
+                RequestAction.REQUEST,
+                kind,
+                _PERSON,
+                "a test",
+                now_ms(),
+                vm_id=VM,
+                fence=fence,
+            )
+        )
+        return run_id
+
+    async def word(self, action: RequestAction, run: RunSnapshot) -> None:
+        """Say something to a run."""
+        await self.publish(
+            FailoverRequested(run.run_id, action, run.kind, _PERSON, "a test", now_ms(), vm_id=run.vm_id)
+        )
+
+    async def acknowledge(self) -> None:
+        """Say that the VM's automatic failovers have been looked into: another one may follow."""
+        run_id = f"acknowledgement-{uuid.uuid4().hex}"
+        said = (RequestAction.ACKNOWLEDGE, FailoverKind.UNPLANNED, _PERSON, "a test", now_ms())
+        await self.publish(FailoverRequested(run_id, *said, vm_id=VM))
+
+    async def reprotect(self) -> None:
+        """Have the site that has lost the VM hold its replica."""
+        await self.until("nothing is under way", lambda: self.vm.run is None)
+        run = await self.ended(await self.ask(FailoverKind.REPROTECT))
+        assert run.state is RunState.SUCCEEDED, told(run)
+
+    async def settled(self) -> tuple[str, str]:
+        """Have the VM run and replicate, whatever was before: the site where it runs, and that of its replica."""
+        await asyncio.to_thread(self.installation.recover)
+        await self.until("no run is in flight", lambda: self.vm.run is None)
+        if any(here.role is Role.RETIRED for here in self.vm.locations):
+            await self.reprotect()
+        since_ms = now_ms()
+        await self.until("the VM replicates, and is well", lambda: self.fit(since_ms))
+        source = self.vm.active_site
+        await self.until("the VM runs", lambda: self.oracle.runs_on(VM) == [self.node(source).name])
+        await self.until("its page answers", lambda: self.serves(source, since_ms))
+        return source, other(source)
+
+    # Looking
+
+    def node(self, site: str) -> LabNode:
+        return self.installation.node(site)
+
+    def serves(self, site: str, since_ms: int) -> bool:
+        """Whether the VM's page was seen at a site's addresses since then."""
+        return self.prober.first(VM, site, since_ms=since_ms) is not None
+
+    def well(self) -> bool:
+        """Whether the VM's replication health is Normal."""
+        return self.vm.health is not None and self.vm.health.health is ReplicationHealth.NORMAL
+
+    def fit(self, since_ms: int) -> bool:
+        """Both ends replicate, a cycle came since then, and a planned failover would be taken."""
+        ends = [self.heard.report(site) for site in (PRIMARY, DR)]
+        replicates = all(
+            end is not None and end.state is ReplicationState.REPLICATING and end.last_replication_at_ms > since_ms
+            for end in ends
+        )
+        return replicates and self.well() and self.vm.readiness in _FIT and self.vm.replica() is not None
+
+    def received(self, site: str, since_ms: int) -> bool:
+        """Whether the replica at a site has received a cycle since then."""
+        end = self.heard.report(site)
+        return end is not None and end.last_replication_at_ms > since_ms
+
+    def run(self, run_id: str) -> RunSnapshot | None:
+        """A run as it stands; None before it is known."""
+        with suppress(LookupFailed):
+            return self.model.run(run_id)
+        return None
+
+    def is_at(self, run_id: str, number: str) -> bool:
+        """Whether a run's step of that number is issued, or was: some are over before anybody sees it."""
+        run = self.run(run_id)
+        if run is None:
+            return False
+        begun = any(step.step == number and step.state is not StepState.PENDING for step in run.steps)
+        return begun or run.state.ended
+
+    async def disk(self, site: str) -> Path:
+        """Where the VM's disk is at a site, or would be."""
+        return await asyncio.to_thread(disk_of, self.node(site), VM)
+
+    # Waiting
+
+    async def ended(self, run_id: str) -> RunSnapshot:
+        """Wait until a run ends. Where it parks, a person has it try again: what was wrong is over by then."""
+        parked_at_ms = -1
+        while True:
+            rests = partial(self._rests, run_id, parked_at_ms)
+            await self.until(f"{run_id} ends", rests, patience_s=2 * PATIENCE_S)
+            run = self.run(run_id)
+            assert run is not None
+            if run.state.ended:
+                return run
+            self.parked.append(told(run))
+            parked_at_ms = _last_word_ms(run)
+            await self.word(RequestAction.RESUME, run)
+
+    def _rests(self, run_id: str, parked_at_ms: int) -> bool:
+        run = self.run(run_id)
+        if run is None:
+            return False
+        return run.state.ended or (run.state is RunState.PARKED and _last_word_ms(run) != parked_at_ms)
+
+    async def until(self, what: str, holds: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
+        """Wait until something holds.
+
+        Raises:
+            AssertionError: it does not within that time; or the VM was seen to run at both sites meanwhile.
+
+        """
+        deadline = time.monotonic() + patience_s
+        while not holds():
+            assert not self.oracle.violations(), self.oracle.violations()
+            self.installation.require_alive()
+            assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s; {self.stands()}"
+            await asyncio.sleep(_POLL_S)
+
+    def stands(self) -> str:
+        """How everything stands, in one line: for a failure."""
+        said = [
+            f"{site}: {end.mode} {end.state} {end.health}, {end.reported_at_ms - end.last_replication_at_ms} ms behind"
+            for site in (PRIMARY, DR)
+            if (end := self.heard.report(site)) is not None
+        ]
+        with suppress(LookupFailed):
+            vm = self.vm
+            said += [f"{here.role} on {here.node}" for here in vm.locations]
+            said += [f"{vm.health.health} {vm.health.reasons}" if vm.health is not None else "no health"]
+            said += [*vm.defects, told(vm.run)]
+        return "; ".join([*said, f"runs on {', '.join(self.oracle.runs_on(VM)) or 'no node'}"])
+
+
+def new_run_id(kind: FailoverKind) -> str:
+    """The id of a run that is still to be asked for."""
+    return f"{kind.lower()}-{uuid.uuid4().hex[:8]}"
+
+
+def told(run: RunSnapshot | None) -> str:
+    """A run and its steps, in one line."""
+    if run is None:
+        return "no run"
+    steps = "; ".join(
+        f"{step.step} {step.state}" + (f" ({step.detail})" if step.detail else "")
+        for step in run.steps
+        if step.state is not StepState.PENDING
+    )
+    return f"{run.run_id} is {run.state} ({run.detail}): {steps}"
+
+
+def _last_word_ms(run: RunSnapshot) -> int:
+    """When the last of its steps ended: another one once a run that was parked has parked anew."""
+    return max((step.finished_at_ms for step in run.steps), default=0)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
