@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 
 SEEDS ?= 20000
 
-.PHONY: help install tools demo test check bench chaos simulate lock
+.PHONY: help install tools demo test check bench chaos chaos-vms simulate lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,12 @@ chaos: $(VENV)/ready ## moves, plans and single steps while everything is killed
 	@$(BIN)/python tests/streams/test_step_kills.py
 	@$(BIN)/python tests/streams/test_kafka_away.py --how kill
 	@$(BIN)/python tests/streams/test_kafka_away.py --how pause
+
+chaos-vms: $(VENV)/ready ## real VMs while links are cut and everything is killed, as root; ARGS="--seed 7" repeats one
+	@$(BIN)/python tests/end_to_end/vms/test_vm_failovers.py $(ARGS)
+	@$(BIN)/python tests/end_to_end/vms/test_link_cut.py $(ARGS)
+	@$(BIN)/python tests/end_to_end/vms/test_split_brain.py $(ARGS)
+	@$(BIN)/python tests/end_to_end/vms/test_kill_anything.py $(ARGS)
 
 simulate: $(VENV)/ready ## the whole control plane on a simulated log, under SEEDS=20000 schedules of crashes and delays
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS)

@@ -2,8 +2,8 @@
 
 To run them on an implementation, subclass `HypervisorContract` and give it a `pair` fixture: two sites, `primary` and
 `dr`, on which `vm-1` runs at node p1, replicates to d1, and has one synthetic adapter `nic-1` on a guest with running
-integration services. The replica has one recovery point, which is not application-consistent; of the next four one is.
-What no protocol call can bring about, `Pair` holds functions for.
+integration services, which listens at TCP port 80. The replica has one recovery point, which is not
+application-consistent; of the next four one is. What no protocol call can bring about, `Pair` holds functions for.
 """
 
 from __future__ import annotations
@@ -389,7 +389,7 @@ class HypervisorContract:
         assert attested["fence"].startswith("attested: primary cannot be reached")
         assert "fence" not in await pair.dr.observe("vm-1")
 
-    @pytest.mark.parametrize("gate", [Gate(GateKind.POWER), Gate(GateKind.HEARTBEAT), Gate(GateKind.TCP_PORT, 443)])
+    @pytest.mark.parametrize("gate", [Gate(GateKind.POWER), Gate(GateKind.HEARTBEAT), Gate(GateKind.TCP_PORT, 80)])
     async def test_a_gate_holds_once_the_vm_is_up(self, pair: Pair, gate: Gate) -> None:
         before = await pair.primary.observe("vm-1")
         assert await pair.do(Action.CHECK_GATE, "primary", gate=gate) == {**before, "epoch": "5"}

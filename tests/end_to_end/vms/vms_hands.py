@@ -39,7 +39,7 @@ from failover_orch.lab import LabNode
 from failover_orch.service import Feed, ReadModel, Vm
 from failover_orch.wire import Publisher, now_ms
 
-__all__ = ["PATIENCE_S", "Hands", "hands_on", "new_run_id", "say", "told"]
+__all__ = ["PATIENCE_S", "Hands", "hands_on", "new_run_id", "say", "told", "until"]
 
 PATIENCE_S = 120.0
 """How long anything may take on a busy machine before it counts as not coming at all."""
@@ -257,12 +257,16 @@ class Hands:
             AssertionError: it does not within that time; or the VM was seen to run at both sites meanwhile.
 
         """
-        deadline = time.monotonic() + patience_s
-        while not holds():
+
+        def holds_and_all_is_well() -> bool:
             assert not self.oracle.violations(), self.oracle.violations()
             self.installation.require_alive()
-            assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s; {self.stands()}"
-            await asyncio.sleep(_POLL_S)
+            return holds()
+
+        try:
+            await until(what, holds_and_all_is_well, patience_s=patience_s)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; {self.stands()}") from None
 
     def stands(self) -> str:
         """How everything stands, in one line: for a failure."""
@@ -277,6 +281,20 @@ class Hands:
             said += [f"{vm.health.health} {vm.health.reasons}" if vm.health is not None else "no health"]
             said += [*vm.defects, told(vm.run)]
         return "; ".join([*said, f"runs on {', '.join(self.oracle.runs_on(VM)) or 'no node'}"])
+
+
+async def until(what: str, holds: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
+    """Wait until something holds.
+
+    Raises:
+        TimeoutError: it does not within that time.
+
+    """
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {patience_s:g} s")
+        await asyncio.sleep(_POLL_S)
 
 
 def new_run_id(kind: FailoverKind) -> str:

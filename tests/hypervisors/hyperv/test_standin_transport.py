@@ -242,8 +242,8 @@ class TestFaults:
                 shell.add_cmdlet(name).add_parameters(parameters)
             shell.begin_invoke()
             began = time.monotonic()
-            shell.poll_invoke(timeout=1)
-            assert time.monotonic() - began < 1
+            shell.poll_invoke(timeout=60)
+            assert time.monotonic() - began < 30
             assert shell.state == PSInvocationState.RUNNING
             shell.stop()
             assert ask(pool, *_STARTING).output[0]["Notes"] == "done"

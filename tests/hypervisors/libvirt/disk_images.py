@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["holds", "in_use", "qemu", "same", "write"]
+__all__ = ["described", "holds", "in_use", "qemu", "same", "write"]
 
 
 def qemu(*command: str) -> None:
@@ -42,3 +42,8 @@ def same(here: Path | str, there: Path | str) -> bool:
     """Whether two images hold the same."""
     done = subprocess.run(["qemu-img", "compare", "-q", str(here), str(there)], capture_output=True, check=False)
     return done.returncode == 0
+
+
+def described(image: Path | str) -> str:
+    """What `qemu-img info` says of an image."""
+    return subprocess.run(["qemu-img", "info", str(image)], capture_output=True, text=True, check=True).stdout

@@ -20,6 +20,7 @@ import libvirt
 from contract import ISOLATED, Pair
 from failover_orch.hypervisors import Power
 from failover_orch.hypervisors.libvirt.domain_xml import describe
+from failover_orch.hypervisors.libvirt.guest import shut_down
 from failover_orch.hypervisors.libvirt.hypervisor import LibvirtHypervisor
 from failover_orch.hypervisors.libvirt.nodes import Placed
 from failover_orch.hypervisors.libvirt.settings import LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
@@ -30,6 +31,7 @@ __all__ = ["NODES", "Relay", "Saved", "libvirt_pair"]
 
 NODES = {"p1": "primary", "p2": "primary", "d1": "dr", "d2": "dr"}
 VM = "vm-1"
+NAME = "name-of-vm-1"
 _MAC = "52:54:00:00:00:01"
 _NETCFG = f"mac={_MAC} v4=10.10.0.21/24 gw4=10.10.0.1 v6=fd10::21/64 gw6=fd10::1 dns=10.10.0.2\n"
 _PATIENCE_S = 60.0
@@ -90,13 +92,15 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def libvirt_pair(lab: Lab, saved: Saved) -> AsyncIterator[Pair]:
     """A fresh `vm-1` between the two sites of a lab of NODES; nothing of it is left afterwards.
 
-    The first one boots and is replicated; then it is saved, and the next ones begin from there.
+    The first one is replicated and shut down; it and the next ones begin from there.
     """
     try:
         if not saved.there:
             await asyncio.to_thread(_make_vm, lab)
             async with _sites(lab) as hands:
                 await hands.until(hands.replicating)
+                # What it wrote while it booted is not in the replica; each test's VM adds to that.
+                await hands.shut_down()
             await asyncio.to_thread(saved.save)
         await asyncio.to_thread(saved.restore)
         async with _sites(lab) as hands:
@@ -121,7 +125,7 @@ async def _sites(lab: Lab) -> AsyncIterator[_Hands]:
 
 
 class Saved:
-    """The VM with its replica as they were once: disks, definitions, and the memory of the one that runs."""
+    """The VM with its replica as they were once, the VM shut down: disks and definitions."""
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         self._lab = lab
@@ -133,9 +137,6 @@ class Saved:
         return bool(self._definitions)
 
     def save(self) -> None:
-        with _connected(self._lab, "p1") as connection:
-            (domain,) = connection.listAllDomains()
-            domain.save(str(self._directory / "memory"))
         for node in ("p1", "d1"):
             shutil.copytree(self._lab.node(node).storage, self._directory / node)
             with _connected(self._lab, node) as connection:
@@ -149,7 +150,7 @@ class Saved:
             with _connected(self._lab, node) as connection:
                 connection.defineXML(xml)
         with _connected(self._lab, "p1") as connection:
-            connection.restore(str(self._directory / "memory"))
+            connection.lookupByName(NAME).create()
 
 
 @contextmanager
@@ -188,12 +189,16 @@ class _Hands:
                 await asyncio.sleep(0.05)
 
     async def replicating(self) -> bool:
-        found = await self._sites["dr"].observe(VM)
-        return (
-            found.get("state") == "Replicating"
-            and found["recovery_point"] == "rp-1"
-            and ((await self._sites["primary"].observe(VM)).get("state") == "Replicating")
-        )
+        if not await self._agents_answer():
+            return False
+        primary, replica = [await self._sites[site].observe(VM) for site in ("primary", "dr")]
+        states = (primary.get("state"), replica.get("state"))
+        return states == ("Replicating", "Replicating") and replica["recovery_point"] == "rp-1"
+
+    async def shut_down(self) -> None:
+        placed = await self._sites["primary"].nodes.find(VM)
+        assert placed is not None
+        await shut_down(placed.node, placed.uuid, VM, within_s=_PATIENCE_S)
 
     async def power_off_primary(self) -> None:
         for node in ("p1", "p2"):
@@ -228,12 +233,10 @@ class _Hands:
         await site.watching.look(VM)
 
     async def replicate(self) -> None:
-        # Its guest's agent is away for some seconds once a VM's memory was restored: no point would be consistent.
-        await self.until(self._agent_answers)
         for site in self._sites.values():
             await site.sender.cycle(VM, now=True)
 
-    async def _agent_answers(self) -> bool:
+    async def _agents_answer(self) -> bool:
         for site in self._sites.values():
             placed = await site.nodes.find(VM)
             if placed is not None and placed.power is Power.RUNNING and not describe(placed.live_xml).agent_connected:
@@ -266,7 +269,7 @@ def _settings(lab: Lab, site: str, port: int, peer_url: str) -> LibvirtSite:
         key="a-key-that-both-sites-share",
         peers=(PeerSite("dr" if site == "primary" else "primary", there),),
         # So seldom that no cycle comes but those that a test asks for.
-        replicate=(ReplicatedVm("name-of-vm-1", "dr", VM, "d1", every_s=3600, points=24, consistent_every=4),)
+        replicate=(ReplicatedVm(NAME, "dr", VM, "d1", every_s=3600, points=24, consistent_every=4),)
         if site == "primary"
         else (),
     )
@@ -277,7 +280,7 @@ def _make_vm(lab: Lab) -> None:
     disk = node.storage / "vm-1.qcow2"
     make_data_disk(disk, netcfg=_NETCFG)
     xml = domain_xml(
-        "name-of-vm-1",
+        NAME,
         guest_image(),
         uuid=str(uuid.uuid4()),
         disks=[disk],

@@ -105,7 +105,7 @@ class Replicating:
         return (await (half or self.primary).placed(self.vm_id)).record
 
     async def write(self, pattern: int, at: int, *, disk: int = 0, node: str = "p1", kib: int = 64) -> None:
-        """Have the VM's disk written to, through QEMU as a guest's writes are: so many KiB of the pattern at `at` KiB."""
+        """Have a disk written to through QEMU, as by a guest: so many KiB of the pattern at `at` KiB."""
 
         def monitor() -> None:
             with self.vms.connected(node) as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import random
 import signal
 import sys
@@ -12,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import libvirt
-import msgspec
 import pytest
 from disk_images import holds, same
 from libvirt_vms import Vms, until
@@ -282,16 +282,12 @@ async def test_a_link_that_goes_silent_is_given_up(two: Replicating, monkeypatch
 
 async def test_a_process_that_is_killed_leaves_a_cycle_that_another_one_goes_on_from(two: Replicating) -> None:
     code = f"""
-import asyncio, sys
+import asyncio, pickle, sys
 sys.path[:0] = {sys.path!r}
-from pathlib import Path
-import msgspec
-from failover_orch.hypervisors.libvirt.settings import LibvirtSite
 from replicating import half
 
 async def main():
-    settings = msgspec.json.decode(sys.stdin.read(), type=LibvirtSite)
-    async with half(settings) as primary:
+    async with half(pickle.load(sys.stdin.buffer)) as primary:
         print("go", flush=True)
         while True:
             await primary.sender.cycle({two.vm_id!r})
@@ -306,7 +302,7 @@ asyncio.run(main())
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(two.settings["primary"]))
+        process.stdin.write(pickle.dumps(two.settings["primary"]))
         process.stdin.close()
         assert await process.stdout.readline() == b"go\n"
         # Some moment of its work, whichever.

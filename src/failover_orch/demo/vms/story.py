@@ -156,7 +156,6 @@ class Story:
                 f"{_WEB} replicates again",
                 lambda: scene.replicates(_WEB, since_ms=back_ms),
                 act,
-                patience_s=_PATIENCE_S,
             )
             act.outcome = f"{_WEB} replicates again, by itself"
         with self._screen.act(f"{_RETURNER} is protected again") as act:

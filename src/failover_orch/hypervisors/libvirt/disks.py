@@ -19,21 +19,27 @@ whatever records say.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.domain.transitions import FAILED_OVER
 from failover_orch.errors import StepFailed
+from failover_orch.hypervisors.libvirt.images import (
+    Image,
+    beside,
+    images,
+    move,
+    names_beside,
+    remove,
+    require_unused,
+)
 from failover_orch.hypervisors.libvirt.nodes import Node
 from failover_orch.hypervisors.libvirt.record import Record
 
-__all__ = ["Disks", "Image", "checkpoint_name", "copy_path", "delta_path"]
+__all__ = ["Disks", "checkpoint_name", "copy_path", "delta_path"]
 
 _LOCKED, _OLD, _COPY, _NEW = "locked", "old", "test", "new"
 _POINT, _INCOMING, _DELTA = "rp-", "incoming-", "delta-"
@@ -42,9 +48,6 @@ _OVERLAYS = ("", _LOCKED, _OLD, _COPY)
 _OURS = re.compile(rf"{_LOCKED}|{_OLD}|{_COPY}|{_POINT}[0-9]+|{_INCOMING}[0-9a-z.-]+|{_DELTA}[0-9]+")
 """What follows the disk's path and a dot in the names of our files. Other files beside the disk are none of ours."""
 _LONG_S = 3600.0
-_MOVE = 'while [ $# -ge 2 ]; do sync -- "$1"; mv -fT -- "$1" "$2"; sync -- "${2%/*}"; shift 2; done'
-"""Safe from a loss of power before the next begins: the contents before the name, the name before what rests on it."""
-_DESCRIBE = 'for image; do qemu-img info -U --output=json -- "$image"; done'
 
 
 def copy_path(path: str) -> str:
@@ -60,19 +63,6 @@ def delta_path(path: str, cycle: int) -> str:
 def checkpoint_name(cycle: int) -> str:
     """The checkpoint, and the bitmap in each disk, that a cycle leaves: it holds what was written since."""
     return f"cp-{cycle}"
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image file. `under` is the path of the one that it stands upon, empty where it is whole; sizes are bytes."""
-
-    path: str
-    format: str
-    size: int
-    under: str
-    bitmaps: frozenset[str]
-    data_elsewhere: bool
-    """Its data are in another file, which nobody may send us."""
 
 
 class Disks:
@@ -124,17 +114,17 @@ class Disks:
             elif point_id not in there[path]:
                 raise self._missing(path, _LOCKED)
         sources = [source for source, _ in moves]
-        await self._require_unused(sources)
-        for image in await self._images(sources):
+        await require_unused(self._node, sources)
+        for image in await images(self._node, sources):
             for bitmap in sorted(image.bitmaps):
                 # It notes changes that nobody asks for any more, and every write would go on being noted.
                 await self._node.run("qemu-img", "bitmap", "--remove", image.path, bitmap)
-        await self._move(moves)
+        await move(self._node, moves)
 
     async def bitmaps(self) -> frozenset[str]:
         """The bitmaps that every disk of the VM has, as far as they are in the files."""
-        images = await self._images(self._paths)
-        return frozenset.intersection(*(image.bitmaps for image in images)) if images else frozenset()
+        found = await images(self._node, self._paths)
+        return frozenset.intersection(*(image.bitmaps for image in found)) if found else frozenset()
 
     async def sizes(self) -> tuple[int, ...]:
         """How large the VM takes its disks to be, in bytes: of a replica, as of its newest point."""
@@ -143,7 +133,7 @@ class Disks:
         for path in self._paths:
             points = sorted(filter(_number, there[path]), key=_number, reverse=True)
             tops += [_joined(path, suffix) for suffix in ("", _LOCKED, *points, _OLD) if suffix in there[path]][:1]
-        return tuple(image.size for image in await self._images(tops))
+        return tuple(image.size for image in await images(self._node, tops))
 
     async def traces(self) -> tuple[str, ...]:
         """What is no longer the same once anything has written to the VM's disks: the state of the files themselves."""
@@ -187,7 +177,7 @@ class Disks:
         `upon` empty: the delivery is a full copy. The points that there are stay until `tidy`.
         """
         arrived = [self.incoming(index, delivery) for index in range(len(self._paths))]
-        for image in await self._images(arrived):
+        for image in await images(self._node, arrived):
             # The other site is trusted with its VM's disks, and not with the files of this node.
             if image.format != "qcow2" or image.data_elsewhere or (image.under and not upon):
                 raise StepFailed(f"{image.path} is not what a cycle delivers: it has to be one qcow2 file, and whole")
@@ -196,9 +186,9 @@ class Disks:
             for path, incoming in zip(self._paths, arrived, strict=True):
                 if upon not in there[path]:
                     raise self._missing(path, upon)
-                under = _beside(_joined(path, upon))
+                under = beside(_joined(path, upon))
                 await self._node.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", under, incoming)
-        await self._move([(new, _joined(path, point_id)) for path, new in zip(self._paths, arrived, strict=True)])
+        await move(self._node, [(new, _joined(path, point_id)) for path, new in zip(self._paths, arrived, strict=True)])
 
     async def drop_deliveries(self) -> None:
         """Forget whatever is arriving, or has arrived and was not taken in."""
@@ -221,18 +211,18 @@ class Disks:
         take long, and may be cut short at any moment.
         """
         if not keep_old:
-            await self._remove(_joined(path, _OLD) for path in self._paths)
+            await remove(self._node, [_joined(path, _OLD) for path in self._paths])
         there = await self._there()
         for path in self._paths:
             names = [suffix for suffix in there[path] if suffix in _OVERLAYS or _number(suffix)]
-            images = {image.path: image for image in await self._images([_joined(path, name) for name in names])}
-            held = set(_chains((_joined(path, suffix) for suffix in _OVERLAYS), images))
+            found = {image.path: image for image in await images(self._node, [_joined(path, name) for name in names])}
+            held = set(_chains((_joined(path, suffix) for suffix in _OVERLAYS), found))
             kept = {_joined(path, point_id) for point_id in points}
-            chained = held | set(_chains(kept, images))
-            await self._remove(name for name in images if name not in chained and name not in kept)
-            await self._merge([images[name] for name in chained], kept, held)
+            chained = held | set(_chains(kept, found))
+            await remove(self._node, [name for name in found if name not in chained])
+            await self._merge([found[name] for name in chained], kept, held)
 
-    async def _merge(self, images: Iterable[Image], kept: Collection[str], held: AbstractSet[str]) -> None:
+    async def _merge(self, chained: Iterable[Image], kept: Collection[str], held: AbstractSet[str]) -> None:
         """Merge each image that is neither kept nor stood upon by several into the one that stands upon it.
 
         The upper one is written into the lower one, which then takes its name: until that rename the upper one says
@@ -240,14 +230,14 @@ class Disks:
         """
         above: dict[str, list[str]] = {}
         paths = []
-        for image in images:
+        for image in chained:
             above.setdefault(image.under, []).append(image.path)
             paths.append(image.path)
         for lower in sorted(paths, key=_number):
             upper = above.get(lower, [])
             if lower not in kept and len(upper) == 1 and held.isdisjoint((lower, *upper)):
                 await self._node.run("qemu-img", "commit", "-q", "-d", upper[0], within_s=_LONG_S)
-                await self._move([(lower, upper[0])])
+                await move(self._node, [(lower, upper[0])])
 
     async def repair(self, record: Record) -> None:
         """Bring the files in line with the record, which a crash may have kept from following them.
@@ -258,11 +248,11 @@ class Disks:
         end = record.end
         if end.mode is ReplicationMode.REPLICA:
             if end.state not in FAILED_OVER:
-                opened = await self._images([path for path in self._paths if "" in there[path]])
+                opened = await images(self._node, [path for path in self._paths if "" in there[path]])
                 # A disk that somebody put there by hand stands upon no point of ours.
                 ours = [image.path for image in opened if _number(image.under)]
-                await self._require_unused(ours)
-                await self._remove(ours)
+                await require_unused(self._node, ours)
+                await remove(self._node, ours)
             return
         wanted = _LOCKED if end.state is ReplicationState.PREPARED else ""
         # Where an action was cut short, in the order of what it is likeliest to have left.
@@ -272,8 +262,8 @@ class Disks:
             found = next((suffix for suffix in begun if suffix in there[path]), wanted)
             if wanted not in there[path] and found != wanted:
                 moves.append((_joined(path, found), _joined(path, wanted)))
-        await self._require_unused(source for source, _ in moves)
-        await self._move(moves)
+        await require_unused(self._node, [source for source, _ in moves])
+        await move(self._node, moves)
 
     # The files
 
@@ -291,13 +281,13 @@ class Disks:
                     "is the VM's disk, and put the other one elsewhere"
                 )
             moves.append((_joined(path, now), _joined(path, then)))
-        await self._require_unused(source for source, _ in moves)
-        await self._move(moves)
+        await require_unused(self._node, [source for source, _ in moves])
+        await move(self._node, moves)
 
     async def _stand(self, suffix: str, point_id: str, bitmap: str) -> None:
         there = await self._there()
         present = [_joined(path, suffix) for path in self._paths if suffix in there[path]]
-        under = {image.path: image.under for image in await self._images(present)}
+        under = {image.path: image.under for image in await images(self._node, present)}
         moves: list[tuple[str, str]] = []
         for path in self._paths:
             overlay, point = _joined(path, suffix), _joined(path, point_id)
@@ -305,71 +295,37 @@ class Disks:
                 raise self._missing(path, point_id)
             if under.get(overlay) != point:
                 new = f"{overlay}.{_NEW}"
-                await self._node.run(
-                    "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", _beside(point), new
-                )
+                await self._node.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", beside(point), new)
                 if bitmap:
                     await self._node.run("qemu-img", "bitmap", "--add", new, bitmap)
                 moves.append((new, overlay))
         # Another failover that did not come to its record may have left disks upon another point: never run, unused.
-        await self._require_unused(overlay for _, overlay in moves if overlay in under)
-        await self._move(moves)
+        await require_unused(self._node, [overlay for _, overlay in moves if overlay in under])
+        await move(self._node, moves)
 
     async def _discard(self, suffix: str) -> None:
         there = await self._there()
         overlays = [_joined(path, suffix) for path in self._paths if suffix in there[path]]
-        await self._require_unused(overlays)
-        await self._remove(overlays)
+        await require_unused(self._node, overlays)
+        await remove(self._node, overlays)
 
     async def _there(self) -> Mapping[str, frozenset[str]]:
         """Which files of ours there are: for each disk what follows its path, the disk itself being the empty text."""
-        names = {_escaped(PurePosixPath(path).name) for path in self._paths}
-        wanted = [
-            word for name in sorted(names) for pattern in (name, f"{name}.*") for word in ("-o", "-name", pattern)
-        ]
-        found = await self._node.run(
-            *("find", *self._directories(), "-maxdepth", "1", "-type", "f", "(", *wanted[1:], ")", "-print0")
-        )
-        files = set(found.decode().split("\0"))
+        names = await names_beside(self._node, self._paths)
         return {
             path: frozenset(
                 name.removeprefix(path).removeprefix(".")
-                for name in files
+                for name in names
                 if name == path or (name.startswith(f"{path}.") and _OURS.fullmatch(name, len(path) + 1))
             )
             for path in self._paths
         }
 
-    async def _images(self, paths: Sequence[str]) -> tuple[Image, ...]:
-        """What the images say of themselves. One that runs can be read, too: what is asked here does not change."""
-        if not paths:
-            return ()
-        text = (await self._node.run("sh", "-ec", _DESCRIBE, "sh", *paths)).decode()
-        return tuple(_image(path, found) for path, found in zip(paths, _documents(text), strict=True))
-
-    async def _require_unused(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            try:
-                # Without -U this fails where somebody writes to the image.
-                await self._node.run("qemu-img", "info", "--", path)
-            except StepFailed as error:
-                if "another process using" in str(error):
-                    raise StepFailed(f"{path} is in use on {self._node.name}: a VM runs from it") from error
-                raise
-
-    async def _move(self, moves: Sequence[tuple[str, str]]) -> None:
-        """Rename files, each onto whatever has that name."""
-        if moves:
-            await self._node.run("sh", "-ec", _MOVE, "sh", *(name for move in moves for name in move))
-
-    async def _remove(self, paths: Iterable[str]) -> None:
-        if doomed := list(paths):
-            await self._node.run("rm", "-f", "--", *doomed)
-
     async def _remove_all(self, kind: str) -> None:
         there = await self._there()
-        await self._remove(
-            _joined(path, suffix) for path in self._paths for suffix in there[path] if suffix.startswith(kind)
+        await remove(
+            self._node,
+            [_joined(path, suffix) for path in self._paths for suffix in there[path] if suffix.startswith(kind)],
         )
 
     def _directories(self) -> list[str]:
@@ -392,44 +348,10 @@ def _number(name: str) -> int:
     return int(digits) if name.endswith(f"{_POINT}{digits}") and digits.isdecimal() else 0
 
 
-def _chains(tops: Iterable[str], images: Mapping[str, Image]) -> Iterator[str]:
+def _chains(tops: Iterable[str], found: Mapping[str, Image]) -> Iterator[str]:
     """These images and all that they stand upon."""
     for top in tops:
         name = top
-        while name in images:
+        while name in found:
             yield name
-            name = images[name].under
-
-
-def _beside(path: str) -> str:
-    """A file in the same directory, as an image names the one under it: it holds wherever that directory is mounted."""
-    name = PurePosixPath(path).name
-    # What stands before a colon QEMU takes for a protocol.
-    return f"./{name}" if ":" in name else name
-
-
-def _escaped(name: str) -> str:
-    """The name as a pattern of `find` that nothing else matches."""
-    return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in name)
-
-
-def _documents(text: str) -> Iterator[Mapping[str, Any]]:
-    decoder = json.JSONDecoder()
-    while text := text.lstrip():
-        document, end = decoder.raw_decode(text)
-        yield document
-        text = text[end:]
-
-
-def _image(path: str, found: Mapping[str, Any]) -> Image:
-    data = found.get("format-specific", {}).get("data", {})
-    under = found.get("backing-filename", "")
-    return Image(
-        path=path,
-        format=found["format"],
-        size=found["virtual-size"],
-        # An absolute path stays as it is.
-        under=str(PurePosixPath(path).parent / under) if under else "",
-        bitmaps=frozenset(bitmap["name"] for bitmap in data.get("bitmaps", ())),
-        data_elsewhere="data-file" in data,
-    )
+            name = found[name].under

@@ -19,6 +19,7 @@ from failover_orch.hypervisors.libvirt import checkpoints
 from failover_orch.hypervisors.libvirt.checkpoints import Backup, Progress
 from failover_orch.hypervisors.libvirt.disks import delta_path
 from failover_orch.hypervisors.libvirt.domain_xml import describe
+from failover_orch.hypervisors.libvirt.images import in_use
 from failover_orch.hypervisors.libvirt.nodes import Node, Placed
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.libvirt.replicas import disks_of
@@ -174,13 +175,7 @@ async def on_domain(placed: Placed, what: Callable[[libvirt.virDomain], _T], *, 
 async def _closed(node: Node, file: str) -> None:
     """Wait until QEMU has let go of the file: libvirt says that the job is done before all of it is written."""
     deadline = asyncio.get_running_loop().time() + _CLOSING_S
-    while True:
-        try:
-            # Without -U it fails while somebody else writes.
-            await node.run("qemu-img", "info", "--", file)
-        except StepFailed as error:
-            if "another process using" not in str(error) or asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(_FIRST_LOOK_S)
-        else:
-            return
+    while await in_use(node, file):
+        if asyncio.get_running_loop().time() > deadline:
+            raise StepFailed(f"{file} on {node.name} is still being written {_CLOSING_S:g} s after its backup was done")
+        await asyncio.sleep(_FIRST_LOOK_S)
