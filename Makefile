@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 
 SEEDS ?= 20000
 
-.PHONY: help install tools demo test check bench chaos chaos-vms simulate lock
+.PHONY: help install tools virtual-machines demo demo-vms test check bench chaos chaos-vms simulate lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,8 +27,17 @@ install: $(VENV)/ready ## make the virtual environment from the hashed lock file
 demo: $(VENV)/ready ## the whole job on a local Apache Kafka; ARGS=--keep leaves it up
 	@$(BIN)/failover-orch demo $(ARGS)
 
-test: $(VENV)/ready ## every test, on Apache Kafka that the tests start
+demo-vms: $(VENV)/ready ## real VMs on libvirt nodes of this machine, as root on Debian; ARGS=--keep leaves them up
+	@$(BIN)/failover-orch demo-vms $(ARGS)
+
+test: $(VENV)/ready virtual-machines ## every test, on Apache Kafka and (as root on Debian) libvirt nodes that the tests start
 	@$(BIN)/python -m pytest $(ARGS)
+
+# What real VMs need of the machine: Debian packages, an account, Python's libvirt, a guest to boot.
+virtual-machines: $(VENV)/ready
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(BIN)/python -m failover_orch.lab --install; \
+	elif [ -n "$$CI" ]; then echo "real VMs need root on Debian" >&2; exit 1; \
+	else echo "left out: tests on real VMs, which need root on Debian" >&2; fi
 
 check: $(VENV)/ready ## formatting, lint, types
 	@$(BIN)/ruff format --check .
@@ -43,7 +52,7 @@ chaos: $(VENV)/ready ## moves, plans and single steps while everything is killed
 	@$(BIN)/python tests/streams/test_kafka_away.py --how kill
 	@$(BIN)/python tests/streams/test_kafka_away.py --how pause
 
-chaos-vms: $(VENV)/ready ## real VMs while links are cut and everything is killed, as root; ARGS="--seed 7" repeats one
+chaos-vms: $(VENV)/ready virtual-machines ## real VMs while links are cut and everything is killed, as root; ARGS="--seed 7" repeats one
 	@$(BIN)/python tests/end_to_end/vms/test_vm_failovers.py $(ARGS)
 	@$(BIN)/python tests/end_to_end/vms/test_link_cut.py $(ARGS)
 	@$(BIN)/python tests/end_to_end/vms/test_split_brain.py $(ARGS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import os
 import signal
 import tempfile
 import threading
@@ -23,6 +25,10 @@ PARTITIONS = 4
 # How long an example takes says more of the machine than of the code: benchmarks measure, tests do not.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+if importlib.util.find_spec("libvirt") is None and not os.environ.get("CI"):
+    # Nobody has made a lab here (`make virtual-machines`); in CI it has to be there.
+    collect_ignore_glob = ["hypervisors/libvirt/*", "lab/*", "end_to_end/vms/*", "fencing/test_libvirt_fence.py"]
 
 KAFKA_FIXTURES = frozenset({"kafka", "three_brokers", "settings"})
 

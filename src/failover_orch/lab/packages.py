@@ -43,6 +43,8 @@ PACKAGES = (
 BUILD_PACKAGES = ("gcc", "libc6-dev", "libvirt-dev", "pkg-config")
 """What Python's libvirt, which comes as source, is built with."""
 BINDING = "libvirt-python"
+BINDING_HASHES = {"9.0.0": "sha256:49702d33fa8cbcae19fa727467a69f7ae2241b3091324085ca1cc752b2b414ce"}
+"""Of the versions that labs are known to have run with: Debian 12's. Another one is taken as the registry has it."""
 ACCOUNT = "libvirt-qemu"
 """libvirt's QEMU driver does not start without this account, though a lab's QEMUs run as root."""
 INSTALL_TIMEOUT_S = 900.0
@@ -118,10 +120,21 @@ def require(*, install: bool) -> None:
     if lacks.account:
         run("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT)
     if binding := _wanted_binding():
-        command = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", binding)
-        run(*command, timeout_s=INSTALL_TIMEOUT_S)
+        _install_binding(binding)
     if still := missing():
         raise LabError(f"after everything was installed the lab still lacks something: {still.sentence()}")
+
+
+def _install_binding(binding: str) -> None:
+    command = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    known = BINDING_HASHES.get(binding.partition("==")[2], "")
+    if not known:
+        run(*command, binding, timeout_s=INSTALL_TIMEOUT_S)
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".lock") as pinned:
+        pinned.write(f"{binding} --hash={known}\n")
+        pinned.flush()
+        run(*command, "--require-hashes", "-r", pinned.name, timeout_s=INSTALL_TIMEOUT_S)
 
 
 def _wanted_binding() -> str:

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["described", "holds", "in_use", "qemu", "same", "write"]
+__all__ = ["described", "holds", "in_use", "run", "same", "write"]
 
 
-def qemu(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def run(*command: str) -> None:
+    """Run a command, which succeeds."""
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def write(image: Path | str, pattern: int, at: int = 0) -> None:
     """Write a MiB of the pattern at the offset, in MiB."""
-    qemu("qemu-io", "-c", f"write -P {pattern} {at}M 1M", str(image))
+    run("qemu-io", "-c", f"write -P {pattern} {at}M 1M", str(image))
 
 
 def holds(image: Path | str, *patterns: int) -> bool:

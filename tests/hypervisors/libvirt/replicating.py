@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import libvirt
 import libvirt_qemu
@@ -87,6 +88,8 @@ class Replicating:
     links: dict[str, Link]
     """By the site that they lead to."""
     settings: dict[str, LibvirtSite]
+    receiving: dict[str, Site]
+    stack: AsyncExitStack
 
     @property
     def vm_id(self) -> str:
@@ -143,6 +146,11 @@ class Replicating:
         pairs = list(zip(await self.images(self.primary), await self.points(), strict=True))
         return await asyncio.to_thread(lambda: all(same(here, there) for here, there in pairs))
 
+    async def restart_receiver(self) -> None:
+        """Have another receiver at dr, which knows nothing of what the one before it had in mind."""
+        receiver = await self.stack.enter_async_context(Receiver(self.receiving["dr"]))
+        self.links["dr"].lead_to(receiver.url)
+
     async def files(self, half: Half) -> set[str]:
         """The names of the files of the VM's first disk, after the disk's own."""
         path = Path((await self.images(half))[0])
@@ -171,8 +179,8 @@ class Replicating:
 class Link:
     """A TCP port that passes on what comes in, until the link is cut."""
 
-    def __init__(self, to: tuple[str, int]) -> None:
-        self._to = to
+    def __init__(self, url: str) -> None:
+        self._to = urlsplit(url)
         self._left: float = math.inf
         self._silent = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -194,6 +202,10 @@ class Link:
         if not after and not silent:
             self._close()
 
+    def lead_to(self, url: str) -> None:
+        """Have new connections go elsewhere."""
+        self._to = urlsplit(url)
+
     def restore(self) -> None:
         self._left = math.inf
         self._close()
@@ -203,7 +215,7 @@ class Link:
             writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(*self._to)
+        there_reader, there_writer = await asyncio.open_connection(self._to.hostname, self._to.port)
         both = (writer, there_writer)
         self._writers.update(both)
         try:
@@ -277,14 +289,14 @@ async def replicating(vms: Vms, *, disks: int = 1, guest: bool = False, **option
         links: dict[str, Link] = {}
         halves: dict[str, Half] = {}
         opened: dict[str, LibvirtSite] = {}
+        receiving: dict[str, Site] = {}
+        receivers: dict[str, Receiver] = {}
         for site in OTHER:
-            receiving = replace(settings(vms.lab, site), listen="127.0.0.1:0", key=KEY)
-            nodes = await stack.enter_async_context(Nodes(receiving))
-            receiver = await stack.enter_async_context(
-                Receiver(Site(receiving, nodes, lambda: time.time_ns() // 1_000_000))
-            )
-            host, _, port = receiver.url.removeprefix("http://").partition(":")
-            links[site] = await stack.enter_async_context(Link((host, int(port))).open())
+            listening = replace(settings(vms.lab, site), listen="127.0.0.1:0", key=KEY)
+            nodes = await stack.enter_async_context(Nodes(listening))
+            receiving[site] = Site(listening, nodes, lambda: time.time_ns() // 1_000_000)
+            receivers[site] = await stack.enter_async_context(Receiver(receiving[site]))
+            links[site] = await stack.enter_async_context(Link(receivers[site].url).open())
         for site, other in OTHER.items():
             peer = PeerSite(other, {node: links[other].url for node, where in NODES.items() if where == other})
             replicate = (wanted,) if site == "primary" else ()
@@ -293,7 +305,7 @@ async def replicating(vms: Vms, *, disks: int = 1, guest: bool = False, **option
         assert await enrol(halves["primary"].site, wanted)
         try:
             await asyncio.to_thread(_start, vms, vm)
-            yield Replicating(vms, vm, halves["primary"], halves["dr"], links, opened)
+            yield Replicating(vms, vm, halves["primary"], halves["dr"], links, opened, receiving, stack)
         finally:
             for node in NODES:
                 await asyncio.to_thread(_destroy, vms, node, vm)

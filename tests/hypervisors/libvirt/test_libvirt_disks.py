@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from disk_images import described, holds, in_use, qemu, write
+from disk_images import described, holds, in_use, run, write
 from libvirt_vms import make_record
 
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
@@ -38,7 +38,7 @@ class Storage:
     def make(self, suffix: str = "", *patterns: int) -> None:
         for path in self.paths:
             image = f"{path}.{suffix}" if suffix else str(path)
-            qemu("qemu-img", "create", "-q", "-f", "qcow2", image, "8M")
+            run("qemu-img", "create", "-q", "-f", "qcow2", image, "8M")
             for at, pattern in enumerate(patterns):
                 write(image, pattern, at)
 
@@ -48,7 +48,7 @@ class Storage:
         delivery = f"x{self.deliveries}"
         for index in range(len(self.paths)):
             incoming = self.disks.incoming(index, delivery)
-            qemu("qemu-img", "create", "-q", "-f", "qcow2", incoming, "8M")
+            run("qemu-img", "create", "-q", "-f", "qcow2", incoming, "8M")
             write(incoming, pattern, at)
         await self.disks.take_in(delivery, f"rp-{number}", upon=f"rp-{upon}" if upon else "")
 
@@ -139,7 +139,7 @@ async def test_a_merge_that_was_cut_short_is_completed(storage: Storage) -> None
     for number in range(1, 4):
         await storage.deliver(number, number, upon=number - 1, at=number)
     # All but the rename had been done of rp-2 into rp-1.
-    qemu("qemu-img", "commit", "-q", "-d", f"{storage.paths[0]}.rp-2")
+    run("qemu-img", "commit", "-q", "-d", f"{storage.paths[0]}.rp-2")
     assert holds(f"{storage.paths[0]}.rp-2", 0, 1, 2)
     await storage.disks.tidy(["rp-2", "rp-3"])
     assert storage.files() == storage.files(1) == {"rp-2", "rp-3"}
@@ -191,7 +191,7 @@ async def test_files_of_others_are_left_alone(storage: Storage) -> None:
     endings = (".bak", ".rp-1.bak", ".rp-x", "2", "2.rp-3", ".test.1")
     others = {directory / "vdXb.qcow2.rp-9", *(directory / f"vda.qcow2{ending}" for ending in endings)}
     for path in others:
-        qemu("qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M")
+        run("qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M")
     await storage.disks.tidy([])
     await storage.disks.drop_deliveries()
     assert set(directory.iterdir()) == others
@@ -253,7 +253,7 @@ async def test_a_point_that_is_missing_is_named(storage: Storage) -> None:
 async def test_a_primary_becomes_a_recovery_point(storage: Storage, suffix: str) -> None:
     storage.make(suffix, 5)
     for path in storage.paths:
-        qemu("qemu-img", "bitmap", "--add", f"{path}.{suffix}" if suffix else str(path), "cp-3")
+        run("qemu-img", "bitmap", "--add", f"{path}.{suffix}" if suffix else str(path), "cp-3")
     for _ in range(2):
         await storage.disks.become_point("rp-4")
         assert storage.files() == storage.files(1) == {"rp-4"}
@@ -292,14 +292,14 @@ async def test_deliveries_do_not_get_in_each_others_way(storage: Storage) -> Non
     for delivery, pattern in (("a", 1), ("b", 2)):
         for index in range(2):
             incoming = storage.disks.incoming(index, delivery)
-            qemu("qemu-img", "create", "-q", "-f", "qcow2", incoming, "8M")
+            run("qemu-img", "create", "-q", "-f", "qcow2", incoming, "8M")
             write(incoming, pattern)
     first, second = await storage.disks.digests("b")
     assert len(first) == 64
     assert first == second != (await storage.disks.digests("a"))[0]
     assert await storage.disks.digests("c") == ("", "")
     write(storage.disks.incoming(0, "a"), 3)
-    qemu("mv", storage.disks.incoming(0, "a"), f"{storage.disks.incoming(0, 'a')}.part")
+    run("mv", storage.disks.incoming(0, "a"), f"{storage.disks.incoming(0, 'a')}.part")
     await storage.disks.take_in("b", "rp-1", upon="")
     assert storage.hold("rp-1", 2)
     await storage.disks.drop_deliveries()
@@ -319,7 +319,7 @@ async def test_what_reaches_for_files_of_the_node_is_not_taken_in(
 ) -> None:
     for index in range(2):
         command = [word.replace("FILE", str(tmp_path / f"data-{index}")) for word in options]
-        qemu("qemu-img", "create", "-q", *command, storage.disks.incoming(index, "a"), "8M")
+        run("qemu-img", "create", "-q", *command, storage.disks.incoming(index, "a"), "8M")
     with pytest.raises(StepFailed, match="not what a cycle delivers"):
         await storage.disks.take_in("a", "rp-1", upon="")
     assert "rp-1" not in storage.files()
@@ -355,7 +355,7 @@ async def test_sizes_are_those_of_the_newest_there_is(storage: Storage) -> None:
     await storage.deliver(1, 1)
     assert await storage.disks.sizes() == (8 * MIB, 8 * MIB)
     await storage.disks.open_at(replica("rp-1"), "rp-1")
-    qemu("qemu-img", "resize", "-q", str(storage.paths[0]), "16M")
+    run("qemu-img", "resize", "-q", str(storage.paths[0]), "16M")
     assert await storage.disks.sizes() == (16 * MIB, 8 * MIB)
 
 

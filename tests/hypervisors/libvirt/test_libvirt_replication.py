@@ -309,7 +309,9 @@ asyncio.run(main())
         await asyncio.sleep(cut.uniform(0.05, 0.8))
         process.kill()
         await process.wait()
-    await two.cycle()
+    record = await two.primary.sender.cycle(two.vm_id)
+    assert record is not None
+    assert record.end.missed_cycles == 0
     await two.on("p1", "destroy")
     assert await two.identical()
 
@@ -332,6 +334,18 @@ async def test_replication_goes_on_where_the_vm_has_moved_to(two: Replicating) -
     placed = await two.primary.placed(two.vm_id)
     assert await two.primary.sender.pending_bytes(placed) == 0
     assert len((await two.record(two.dr)).end.recovery_points) == 3
+    await two.on("p1", "destroy")
+    assert await two.identical()
+
+
+async def test_a_cycle_goes_on_where_the_vm_moves_to_meanwhile(two: Replicating) -> None:
+    for source, target in (("p1", "p2"), ("p2", "p1")):
+        await two.write(7, 640, node=source)
+        moving = asyncio.create_task(two.vms.migrate(two.vm, source, target))
+        records = [await two.primary.sender.cycle(two.vm_id) for _ in range(3)]
+        await moving
+        assert [record.end.missed_cycles for record in records if record is not None] == [0, 0, 0]
+    assert len((await two.record(two.dr)).end.recovery_points) == 7
     await two.on("p1", "destroy")
     assert await two.identical()
 

@@ -114,8 +114,10 @@ def _one_site_at_a_time(ending: Ending) -> Expectation:
 def _moves(ending: Ending) -> Expectation:
     causes = Counter(route.cause.value for route in ending.routes)
     seen = sum(causes[cause] for cause in ("LIVE", "QUICK", "STORAGE"))
+    held = seen == ending.migrations and ending.went_on
+    boot = "the one that ran went on" if ending.went_on else "the one that ran was started anew"
     return Expectation(
-        "one routing update for every move", seen == ending.migrations, f"{seen} for {ending.migrations} moves"
+        "one routing update for every move, and no restart", held, f"{seen} for {ending.migrations} moves; {boot}"
     )
 
 

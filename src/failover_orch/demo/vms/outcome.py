@@ -28,8 +28,8 @@ class Moved:
     """What a VM's counter and its users saw of one failover.
 
     `before` is what the primary's disk held when the VM had ended there, and `after` what the disk held that it was
-    started from: the difference is lost. `pending` is what the last report before that had not replicated yet, in
-    counts, `leeway` what is counted in one cycle; both -1 where nothing may be lost.
+    started from: the difference is lost. `pending` is what, by the last report before the failover, had not been
+    replicated yet, in counts, `leeway` what is counted in one cycle; both -1 where nothing may be lost.
     `identical`: whether the two disks held the very same.
     """
 
@@ -67,6 +67,8 @@ class Ending:
     """The VMs of the recovery plan by its groups, in the order in which these fail over."""
     migrations: int
     """Moves between nodes that the demo made."""
+    went_on: bool
+    """Whether the VM that moved while it ran was in the same boot afterwards."""
     pings: Sequence[Ping]
     sites_seen: Mapping[str, Sequence[str]]
     """At which sites' addresses each VM's page was seen, one after the other."""

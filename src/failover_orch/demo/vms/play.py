@@ -22,8 +22,7 @@ from failover_orch.demo.vms.story import Story
 from failover_orch.demo.vms.told import Told
 from failover_orch.errors import FailoverOrchError
 from failover_orch.kafka import LocalKafka
-from failover_orch.lab import Lab
-from failover_orch.lab.bmc import IpmiBmc
+from failover_orch.lab import IpmiBmc, Lab, require
 from failover_orch.lab.guest import guest_image
 from failover_orch.topology import Topology, bundled, load
 
@@ -67,8 +66,10 @@ async def _told(screen: Screen, topology: Topology, directory: Path) -> bool:
     machines = machines_of(topology)
     lab = Lab(directory / "lab", NODES)
     screen.chapter("Two sites of libvirt nodes, four VMs")
-    with screen.act("Two sites with three nodes come up on this machine") as act:
+    with screen.act("This machine has, or gets, what libvirt nodes need"):
+        await asyncio.to_thread(require, install=True)
         image = await asyncio.to_thread(guest_image)
+    with screen.act("Two sites with three nodes come up on this machine") as act:
         await asyncio.to_thread(lab.start)
         act.outcome = ", ".join(f"{name} at {site}" for name, site in NODES.items())
     kafka = LocalKafka(directory / "kafka", brokers=1, address=lab.root_address)

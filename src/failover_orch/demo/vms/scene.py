@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from failover_orch.demo.screen import Act
@@ -14,11 +15,12 @@ from failover_orch.demo.vms.sites import AWAY, HOME
 from failover_orch.demo.vms.told import Told
 from failover_orch.demo.vms.virsh import running
 from failover_orch.domain import Location, ReplicationHealth, ReplicationState, Role
-from failover_orch.lab import Lab, LabNode
-from failover_orch.lab.bmc import IpmiBmc
+from failover_orch.lab import IpmiBmc, Lab, LabNode
 from failover_orch.topology import Topology
 
 __all__ = ["Scene"]
+
+_AGAIN_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,22 @@ class Scene:
             f"{vm_id} answers at {site}", lambda: self.prober.first(vm_id, site, since_ms=since_ms) is not None, act
         )
         _, ipv6 = self.machines[vm_id].addresses[site]
-        await asyncio.to_thread(self.lab.page, ipv6, timeout_s=10.0)
+        page = asyncio.create_task(self._page(ipv6))
+        try:
+            await self.stage.until(f"{vm_id} answers at {ipv6}", page.done, act)
+        finally:
+            page.cancel()
         found = self.prober.first(vm_id, site, since_ms=since_ms)
         assert found is not None  # noqa: S101 - it was there a moment ago, and none is ever removed
         return found
+
+    async def _page(self, address: str) -> None:
+        """Ask for the page at an address until it comes: the way to a new address may take a moment to be found."""
+        while True:
+            with suppress(OSError):
+                await asyncio.to_thread(self.lab.page, address)
+                return
+            await asyncio.sleep(_AGAIN_S)
 
     async def running(self) -> Mapping[str, frozenset[str]]:
         """The domains that run, by node; none where a node has no power."""

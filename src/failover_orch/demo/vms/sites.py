@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from failover_orch.demo.vms.machines import Machine
-from failover_orch.lab import Lab
-from failover_orch.lab.bmc import IpmiBmc
+from failover_orch.lab import IpmiBmc, Lab
 
 __all__ = ["AWAY", "HOME", "NODES", "PORT", "REPLICATED_EVERY_S", "write_site_files"]
 

@@ -61,6 +61,7 @@ class Story:
         self._moved: list[Moved] = []
         self._migrations = 0
         self._fence = ""
+        self._went_on = False
 
     async def replicate(self) -> None:
         """Worker, site agents and witness start; every VM is known, has its failover addresses, and replicates."""
@@ -110,7 +111,10 @@ class Story:
         with self._screen.act(f"{_WEB} goes to {AWAY}") as act:
             act.outcome = await self._without_loss(FailoverKind.PLANNED, _WEB, HOME, AWAY, "maintenance", act)
         with self._screen.act(f"{_WEB} moves to another node of {AWAY} while it runs and replicates back") as act:
+            before = self._scene.prober.last(_WEB, AWAY)
             act.outcome = await self._migrate(_WEB, migrate_live, ReplicationMode.PRIMARY, act)
+            after = self._scene.prober.last(_WEB, AWAY)
+            self._went_on = before is not None and after is not None and after.boot == before.boot
 
     async def lose_the_primary(self) -> None:
         """The primary site is cut off and its VMs are at work all the same; its node is fenced, and the plan runs."""
@@ -132,10 +136,11 @@ class Story:
             act.outcome = f"{len(left)} replicas Critical by age (H9), and the witness does not reach the site"
         with self._screen.act(f"Unplanned failover by plan {_PLAN}; the first thing is to cut the power of p1") as act:
             request = self._stage.request(FailoverKind.UNPLANNED, f"site {HOME} is cut off", plan_id=_PLAN)
+            told_ms = now_ms()
             ended = await self._stage.run(replace(request, fence=True), act)
             _require_success(ended)
             for vm_id in left:
-                self._moved.append(await self._lost(vm_id, ended.run_id, cut_ms, act))
+                self._moved.append(await self._lost(vm_id, ended.run_id, cut_ms, told_ms, act))
             self._fence = await self._fence_told()
             order = sorted(self._moved[-len(left) :], key=lambda moved: moved.served_at_ms)
             act.outcome = f"{', '.join(moved.vm_id for moved in order)} came up; {self._fence}"
@@ -233,8 +238,8 @@ class Story:
             f"service, {'off' if off else 'STILL RUNNING'} on {left_node.name}"
         )
 
-    async def _lost(self, vm_id: str, plan_run_id: str, cut_ms: int, act: Act) -> Moved:
-        """What an unplanned failover lost of a VM, beside what its last report before the cut had not replicated."""
+    async def _lost(self, vm_id: str, plan_run_id: str, cut_ms: int, told_ms: int, act: Act) -> Moved:
+        """What an unplanned failover lost of a VM, beside what was not replicated by the reports of up to `told_ms`."""
 
         def ended() -> list[RunSnapshot]:
             runs = self._stage.model.runs(vm_id=vm_id, parent_run_id=plan_run_id)
@@ -244,7 +249,7 @@ class Story:
         old, new = await self._disk(vm_id, HOME), await self._disk(vm_id, AWAY)
         counted = await asyncio.to_thread(after_a_loss, old, new)
         moved = await self._seen(vm_id, ended()[0], HOME, AWAY, cut_ms, counted, act)
-        reports = [self._scene.told.report(vm_id, site, by_ms=cut_ms) for site in (HOME, AWAY)]
+        reports = [self._scene.told.report(vm_id, site, by_ms=told_ms) for site in (HOME, AWAY)]
         told = [report for report in reports if report is not None]
         replicated_ms = max(report.last_replication_at_ms for report in told)
         return replace(
@@ -297,6 +302,7 @@ class Story:
             moved=tuple(self._moved),
             groups=[group.vm_ids for group in plan.groups],
             migrations=self._migrations,
+            went_on=self._went_on,
             pings=await self._pings(runs_at),
             sites_seen={
                 vm_id: [site for site, _ in groupby(sighting.site for sighting in scene.prober.all(vm_id))]

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import libvirt
 
+from failover_orch.errors import StepFailed
 from failover_orch.hypervisors.libvirt.daemon import broken_off, keep_alive, open_connection
 
 __all__ = ["Callers"]
@@ -31,11 +32,12 @@ class Callers:
         self._free: list[libvirt.virConnect] = []
         self._round = 0
 
-    def call(self, what: Callable[[libvirt.virConnect], _T]) -> _T:
-        """Call with a connection that nobody else calls on meanwhile.
+    def call(self, what: Callable[[libvirt.virConnect], _T], given_up: threading.Event) -> _T:
+        """Call with a connection that nobody else calls on meanwhile, unless `given_up` is set before it is there.
 
         Raises:
             libvirtError: there was none to be had, it broke, or what libvirt answers is an error.
+            StepFailed: it was given up.
 
         """
         with self._lock:
@@ -46,6 +48,9 @@ class Callers:
             keep_alive(connection)
         usable = True
         try:
+            # A daemon that stood still takes the connection when it goes on, and by then the VM may be in other hands.
+            if given_up.is_set():
+                raise StepFailed("nobody waited for it any more")
             return what(connection)
         except libvirt.libvirtError as error:
             usable = not broken_off(error)

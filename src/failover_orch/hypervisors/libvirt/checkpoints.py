@@ -39,7 +39,10 @@ _DESCRIBE_AGAIN = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE | libvirt.VIR_DO
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What is to be copied: the disks by their targets, each into a file that is not there yet.
+    """What is to be copied: the disks by their targets, each into an empty image that was made for it.
+
+    libvirt would make these files too, by a job of QEMU's. Whoever asks QEMU for its block nodes meanwhile (`domstats`
+    does, and the size of a checkpoint) makes it abort, with the VM: QEMU 7.2 asserts that no image is half made.
 
     `base` is the cycle since which changes count, None for everything; `cycle` the one that begins at that moment.
     `others`: the targets of all other drives, which libvirt would else take along.
@@ -90,7 +93,11 @@ def begin(domain: libvirt.virDomain, backup: Backup) -> bool:
     with suppress(libvirt.libvirtError):
         domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
     try:
-        domain.backupBegin(_backup(backup), _checkpoint(backup.cycle, backup.files, backup.others))
+        domain.backupBegin(
+            _backup(backup),
+            _checkpoint(backup.cycle, backup.files, backup.others),
+            libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL,
+        )
     except libvirt.libvirtError as error:
         if backup.base is not None and error.get_error_code() == libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT:
             return False

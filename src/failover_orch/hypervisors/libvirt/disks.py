@@ -194,6 +194,12 @@ class Disks:
         """Forget whatever is arriving, or has arrived and was not taken in."""
         await self._remove_all(_INCOMING)
 
+    async def make_deltas(self, cycle: int) -> None:
+        """Make empty images for what a cycle is to send, and forget any others."""
+        await self.drop_deltas()
+        for path, size in zip(self._paths, await self.sizes(), strict=True):
+            await self._node.run("qemu-img", "create", "-q", "-f", "qcow2", delta_path(path, cycle), str(size))
+
     async def drop_deltas(self) -> None:
         """Forget what was put together for sending."""
         await self._remove_all(_DELTA)

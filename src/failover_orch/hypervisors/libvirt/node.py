@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from pathlib import PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import libvirt
 
@@ -75,25 +76,36 @@ class Node:
         connection = self._connection
         if connection is None:
             raise StepFailed(f"node {self.name} does not answer: {self._why}")
+        lost, turns = self._lost, self._turns
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         try:
             async with asyncio.timeout(within_s):
-                await self._turns.acquire()
+                await turns.acquire()
         except TimeoutError:
             raise StepFailed(
                 f"node {self.name} does not answer: others have waited for it for {within_s:g} s"
             ) from None
-        answer = in_thread(partial(self._callers.call, what))
+        given_up = threading.Event()
+        answer = in_thread(partial(self._callers.call, what, given_up))
         # A call that was given up goes on, and keeps its turn until it ends.
-        answer.add_done_callback(lambda _: self._turns.release())
+        answer.add_done_callback(lambda _: turns.release())
+        # A daemon that stands still takes a connection and says nothing on it: that it is lost is heard elsewhere.
+        gone = asyncio.create_task(lost.wait())
+        either: set[asyncio.Future[Any]] = {answer, gone}
         try:
-            await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
+            await asyncio.wait(either, timeout=max(0.0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                await asyncio.wait({answer}, timeout=max(0.0, min(_CLOSING_S, deadline - loop.time())))
         except asyncio.CancelledError:
-            await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
+            await asyncio.wait(either, timeout=max(0.0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED)
             raise
+        finally:
+            gone.cancel()
+            given_up.set()
         if not answer.done():
-            raise StepFailed(f"node {self.name} does not answer: no word of libvirt in {within_s:g} s")
+            why = self._why if lost.is_set() else f"no word of libvirt in {within_s:g} s"
+            raise StepFailed(f"node {self.name} does not answer: {why}")
         try:
             return answer.result()
         except libvirt.libvirtError as error:
@@ -141,6 +153,8 @@ class Node:
     async def _begin(self, connection: libvirt.virConnect, subscription: Subscription) -> bool:
         """Whether the new connection is of use."""
         self._lost = asyncio.Event()
+        # Calls that hang from before keep the turns that they have, not these.
+        self._turns = asyncio.Semaphore(_CALLS)
         self._connection = connection
         try:
             await self._within(partial(keep_alive, connection))

@@ -98,11 +98,10 @@ class Parcels:
             raise OutOfStep(f"{record.vm_id} stands at cycle {record.cycle}, and its replica at {peer.cycle}")
         if not full and record.cycle not in standing:
             raise OutOfStep(f"what {record.vm_id} has written since cycle {record.cycle} was not noted")
-        disks = disks_of(placed)
-        await disks.drop_deltas()
         every = record.consistent_every
         consistent = bool(every) and (peer.end.points_taken + 1) % every == 0 and not placed.starting
         parcel = self._parcel(placed, record, peer, full=full)
+        await disks_of(placed).make_deltas(parcel.cycle)
         try:
             froze = await self._begin(placed, parcel, consistent=consistent)
             await self._done(placed)

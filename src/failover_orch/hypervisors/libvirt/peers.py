@@ -50,7 +50,7 @@ class Peers:
     async def __aenter__(self) -> Self:
         settings = self._site.settings
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {settings.key}"},
+            headers={"Authorization": f"Bearer {settings.key}"} if settings.key else {},
             verify=_verification(settings.tls_ca),
             timeout=httpx.Timeout(_ASK_S, connect=_CONNECT_S, write=_SEND_S),
             # The link between the sites is no business of the proxy that the environment may name.
@@ -207,7 +207,7 @@ class Peers:
 
 def _record(answer: Answer) -> Record:
     if answer.record is None:
-        raise StepFailed("the other end answered without a record")
+        raise StepFailed("the other end knows nothing of that VM")
     return answer.record
 
 

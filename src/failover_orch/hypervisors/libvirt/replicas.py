@@ -206,7 +206,7 @@ class Replicas:
         digests = tuple(arrived.get(index, "") for index in range(len(targets)))
         if "" in digests:
             digests = await disks.digests(told.delivery)
-        if digests != told.digests:
+        if "" in digests or digests != told.digests:
             raise Conflict(
                 f"delivery {told.delivery} for {vm_id} has not arrived at {self._site.name} as it was sent",
                 as_it_is(placed),

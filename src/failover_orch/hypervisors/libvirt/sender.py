@@ -177,14 +177,29 @@ class Sender:
             if not _sends(record) or not (now or record.end.next_cycle_at_ms <= at_ms):
                 return record, False
             claimed = replace(record, end=replace(record.end, next_cycle_at_ms=at_ms + record.every_ms))
-            await self._site.nodes.write(placed, claimed)
+            try:
+                await self._site.nodes.write(placed, claimed)
+            except StepFailed:
+                moved = await self._site.nodes.find(vm_id)
+                if moved is None or moved.node.name == placed.node.name:
+                    raise
+                # It arrived elsewhere between the look and the word.
+                await self._site.nodes.write(moved, claimed)
             return claimed, True
 
     async def _ship(self, vm_id: str, record: Record) -> Record:
         # Copying everything takes as long as it takes: it is given up where it stands still.
         within_s = max(_SHORTEST_LIMIT_S, _INTERVALS * record.every_ms / 1000)
         async with asyncio.timeout(None if copies_everything(record) else within_s):
-            return await self._cycles.ship(vm_id, locked=False)
+            try:
+                return await self._cycles.ship(vm_id, locked=False)
+            except (StepFailed, libvirt.libvirtError) as error:
+                placed = await self._site.nodes.find(vm_id)
+                moved = placed is not None and placed.node.name != record.end.node
+                if not moved or isinstance(error, Conflict | OutOfStep):
+                    raise
+                # It migrated meanwhile, and takes what it has noted along.
+                return await self._cycles.ship(vm_id, locked=False)
 
     async def _copy_everything(self, placed: Placed, why: str) -> Record:
         """Have the next cycle copy everything: what the replica lacks is not known any more. The lock is held."""
