@@ -149,6 +149,8 @@ PLANNED = Workflow(
             Side.REPLICA,
             "replicate the other way; from here there is no way back but another failover",
             OnFailure.UNDO,
+            # Long enough for a daemon at either end to start again: what is half turned had better be turned whole.
+            backoff_ms=4_000,
             effect=Effect.REVERSED,
         ),
         Step(

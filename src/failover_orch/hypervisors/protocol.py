@@ -9,8 +9,8 @@ afterwards out. What each action promises once it returns:
     SHUT_DOWN         the guest has been shut down and the VM is off
     PREPARE           the last log is at the replica and the primary is locked from powering up (planned failover)
     CANCEL_PREPARE    the primary replicates again and may be started
-    CHECK_PRIMARY     the primary was seen to be off; or nobody can reach it, and its power was cut and read to be off, or
-                      a person attests that it is off
+    CHECK_PRIMARY     the primary was seen to be off; or nobody can reach it, and its power was cut and read to be off,
+                      or a person attests that it is off
     FAIL_OVER         the replica stands at the recovery point asked for and may be started; refused, with the points
                       there are, where none fits, and where it stands at another one (that is to be cancelled first)
     CANCEL_FAILOVER   the replica is off and receives again; whatever ran from the recovery point is gone, and the

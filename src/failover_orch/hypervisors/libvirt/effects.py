@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import libvirt
 
 from failover_orch.domain.records import Action, StepCommand
-from failover_orch.domain.replication import ReplicationState
+from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import StepFailed
 from failover_orch.hypervisors.libvirt import domain_xml
 from failover_orch.hypervisors.libvirt.booting import Booting
@@ -101,7 +101,14 @@ class Effects:
         return replace(shipped, end=replace(shipped.end, state=task.change.end.state, pending_bytes=0))
 
     async def cancel_prepare(self, task: Task) -> Record:
-        await disks_of(task.placed).unlock()
+        placed = task.placed
+        if placed.record.end.mode is ReplicationMode.REPLICA:
+            # It was turned half round: its disks stand upon the point that this made of them.
+            newest = placed.record.end.recovery_points[-1]
+            await disks_of(placed).open_at(placed.record, newest.point_id)
+            await self._nodes.define(placed, domain_xml.with_links(placed.xml, connected=True))
+        else:
+            await disks_of(placed).unlock()
         return task.record
 
     async def fail_over(self, task: Task) -> Record:

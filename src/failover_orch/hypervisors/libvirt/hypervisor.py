@@ -155,6 +155,7 @@ class LibvirtHypervisor:
         if command.action is Action.START and end.inject:
             # A start whose record was not written is not through: its guest may lack its addresses yet.
             end = replace(end, power=Power.OFF)
+        end = await self._views.prepared_once(command, placed, end)
         around = await self._views.around(command, placed, end)
         if await self._views.verified(command, placed, end):
             return {}

@@ -46,7 +46,7 @@ class PeerSite:
 
 @dataclass(frozen=True, slots=True)
 class ReplicatedVm:
-    """A VM of this site that is to be replicated. `every_s` is the interval, `points` how many recovery points are kept.
+    """A VM of this site that is to be replicated, every `every_s` seconds, with so many recovery `points`.
 
     `vm` is the domain's name; `vm_id` its id in the events (empty: the domain's UUID). Every `consistent_every`-th
     recovery point is application-consistent, if the guest's agent can freeze its file systems (0: none is).
@@ -68,7 +68,7 @@ class ReplicatedVm:
 class LibvirtSite:
     """A site of libvirt nodes.
 
-    `networks` and `test_networks` give the bridge on the nodes for each network by its name. `answers` is how a VM has to
+    `networks` and `test_networks` give the nodes' bridge for each network by its name. `answers` is how a VM has to
     answer at its failover addresses before they count as verified: `ping`, `tcp:PORT` or `none`.
     """
 

@@ -9,7 +9,7 @@ from functools import partial
 from failover_orch.domain.inventory import Guest as GuestInventory
 from failover_orch.domain.inventory import IntegrationServices, Replication, VmInventory
 from failover_orch.domain.records import Action, StepCommand
-from failover_orch.domain.replication import FailedOverType, ReplicationMode, ReplicationState
+from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.domain.settings import AdapterAddresses, GateKind
 from failover_orch.domain.transitions import FAILED_OVER
 from failover_orch.errors import StepFailed, StepRefused
@@ -139,6 +139,15 @@ class Views:
             and not (end.mode is PRIMARY and end.state is ReplicationState.ERROR),
         )
 
+    async def prepared_once(self, command: StepCommand, placed: Placed, end: End) -> End:
+        """The end as a preparation that is to be cancelled finds it: half a reversal is taken back with it."""
+        if command.action is not Action.CANCEL_PREPARE or end.mode is not REPLICA:
+            return end
+        peer = await self._peers.end(placed.record.peer_site, command.vm_id)
+        if peer is None or peer.end.state in FAILED_OVER or not half_turned(placed.record, peer.end, peer.cycle):
+            return end
+        return replace(end, mode=PRIMARY, state=ReplicationState.PREPARED, recovery_points=(), staged=())
+
     async def around(self, command: StepCommand, placed: Placed, end: End) -> Surroundings:
         """What the rules look at besides the end itself."""
         services = IntegrationServices.RUNNING
@@ -216,22 +225,23 @@ class Views:
         return frozenset() if await listens(guest, gate.port) else frozenset({gate.port})
 
 
-def _as_it_was(command: StepCommand, record: Record, peer: Record) -> End:
-    """The other end, as it was before this very command turned it round.
+def half_turned(here: Record, there: End | None, cycle: int) -> bool:
+    """Whether a reversal was cut short between its two ends: both are replicas of the same cycle, and nobody is the VM.
 
-    A crash may have come between the other end's turn and this one's record: the rules would refuse the rest.
+    The end that was prepared is turned round first; the crash, or the loss of its answer, came before the other end's
+    record was written. Both have the same data: whichever goes on, nothing is lost.
     """
-    turned = (
-        command.action is Action.REVERSE
-        and record.end.mode is REPLICA
-        and record.end.state in FAILED_OVER
-        and record.end.failed_over is FailedOverType.PLANNED
-        and peer.end.mode is REPLICA
-        and peer.end.state is ReplicationState.REPLICATING
-        and peer.end.epoch >= command.epoch
-        and peer.cycle == record.cycle
-    )
-    return replace(peer.end, mode=PRIMARY, state=ReplicationState.PREPARED) if turned else peer.end
+    if there is None or here.end.mode is not REPLICA or there.mode is not REPLICA or here.cycle != cycle:
+        return False
+    return there.state is ReplicationState.REPLICATING or here.end.state is ReplicationState.REPLICATING
+
+
+def _as_it_was(command: StepCommand, record: Record, peer: Record) -> End:
+    """The other end as this one has to take it: what was turned half round is what it was before."""
+    forward = command.action in (Action.CHECK_PRIMARY, Action.FAIL_OVER, Action.REVERSE)
+    if forward and peer.end.state is ReplicationState.REPLICATING and half_turned(record, peer.end, peer.cycle):
+        return replace(peer.end, mode=PRIMARY, state=ReplicationState.PREPARED)
+    return peer.end
 
 
 async def _configured(

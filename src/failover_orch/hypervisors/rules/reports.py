@@ -66,7 +66,7 @@ def report(vm: VmInventory, end: End, now_ms: int) -> ReplicationReport:
 
 
 def overdue(end: End, frequency_ms: int, now_ms: int) -> int:
-    """Cycles that should have come by now; a tenth of the interval is given as grace, but no less than a cycle takes."""
+    """Cycles that should have come by now; a tenth of the interval is grace, and no less than a cycle takes."""
     grace_ms = max(frequency_ms // 10, _LEAST_GRACE_MS)
     return max(0, (now_ms - end.last_replication_at_ms - grace_ms) // frequency_ms)
 
