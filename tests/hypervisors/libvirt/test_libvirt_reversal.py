@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from libvirt_pair import VM, Saved, libvirt_pair
 
 from contract import PLANNED, Pair
 from failover_orch.domain.records import Action
+from failover_orch.hypervisors.libvirt.domain_xml import describe
 from failover_orch.hypervisors.libvirt.hypervisor import LibvirtHypervisor
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.lab import Lab
@@ -63,3 +66,17 @@ async def test_taken_back_halfway_it_can_still_go_on(half_turned: Pair) -> None:
     for action in (Action.FAIL_OVER, Action.REVERSE, Action.CONNECT_ADAPTERS, Action.START):
         found = await pair.do(action, epoch=7, run_id="run-2")
     assert (found["mode"], found["power"]) == ("Primary", "RUNNING")
+
+
+async def test_a_failover_that_nobody_wrote_down_is_undone_with_its_cancellation(four_nodes: Lab, saved: Saved) -> None:
+    async with libvirt_pair(four_nodes, saved) as pair:
+        assert isinstance(pair.dr, LibvirtHypervisor)
+        before = await _record(pair.dr)
+        await pair.do(Action.FAIL_OVER)
+        placed = await pair.dr.nodes.find(VM)
+        assert placed is not None
+        await pair.dr.nodes.write(placed, before)
+        (disk,) = describe(placed.xml).disks
+        assert await asyncio.to_thread(Path(disk.path).exists)
+        await pair.do(Action.CANCEL_FAILOVER, epoch=6)
+        assert not await asyncio.to_thread(Path(disk.path).exists)

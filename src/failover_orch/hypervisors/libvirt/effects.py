@@ -160,7 +160,7 @@ class Effects:
         placed = task.placed
         await self._as_replica(placed)
         await disks_of(placed).set_aside()
-        return replace(task.record, cycle=0, resynchronize=False)
+        return replace(task.record, resynchronize=False)
 
     async def resynchronize(self, task: Task) -> Record:
         command, peer = task.command, task.change.peer

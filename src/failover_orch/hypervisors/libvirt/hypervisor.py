@@ -24,7 +24,7 @@ from failover_orch.domain.replication import ReplicationMode
 from failover_orch.errors import StepFailed, StepRefused
 from failover_orch.fencing import Fences, Target
 from failover_orch.hypervisors.libvirt.clusters import Clusters
-from failover_orch.hypervisors.libvirt.effects import Effects, Task
+from failover_orch.hypervisors.libvirt.effects import Effects, Task, disks_of
 from failover_orch.hypervisors.libvirt.nodes import Nodes, Placed
 from failover_orch.hypervisors.libvirt.peers import Peers
 from failover_orch.hypervisors.libvirt.receiver import Receiver
@@ -46,6 +46,7 @@ _AGAIN_S = 1.0
 _BOOT_S = 60.0
 """How long a start waits for the guest's agent: the VM runs by then, whatever becomes of its guest."""
 _BOOTS = (Action.START, Action.START_TEST)
+_UNDO = (Action.CANCEL_FAILOVER, Action.CANCEL_PREPARE)
 
 
 def _real_clock() -> int:
@@ -163,6 +164,9 @@ class LibvirtHypervisor:
         found = dict(change.found)
         if change.cut:
             found["fence"] = await self._cut(command, change.cut)
+        if command.action in _UNDO and not change.effect:
+            # A crash may have come between what was done to the disks and the record: then only the disks are to undo.
+            await disks_of(placed).repair(placed.record)
         if change.effect:
             # Read once more right before it acts: whoever was held up since the last look may have been overtaken.
             placed = await self._accept(command, await self._placed(command.vm_id))
