@@ -26,7 +26,6 @@ from failover_orch.domain import (
     Policy,
     PolicyScope,
     Readiness,
-    ReplicationHealth,
     ReplicationState,
     RequestAction,
     Role,
@@ -45,6 +44,7 @@ PATIENCE_S = 120.0
 """How long anything may take on a busy machine before it counts as not coming at all."""
 _POLL_S = 0.05
 _PERSON = "alice"
+_OF_MISSED_CYCLES = {"H3", "H8"}
 _FIT = (Readiness.READY, Readiness.AT_RISK)
 
 
@@ -193,8 +193,13 @@ class Hands:
         return self.prober.first(VM, site, since_ms=since_ms) is not None
 
     def well(self) -> bool:
-        """Whether the VM's replication health is Normal."""
-        return self.vm.health is not None and self.vm.health.health is ReplicationHealth.NORMAL
+        """Whether the VM's replication health is Normal, or would be, had no cycles been missed.
+
+        Those are counted over a whole monitoring interval, or until the replication is reversed.
+        """
+        health = self.vm.health
+        rules = {reason.partition(":")[0] for reason in health.reasons} if health is not None else {"unknown"}
+        return rules <= _OF_MISSED_CYCLES
 
     def fit(self, since_ms: int) -> bool:
         """Both ends replicate, a cycle came since then, and a planned failover would be taken."""

@@ -30,7 +30,7 @@ from failover_orch.hypervisors.libvirt.peers import Peers
 from failover_orch.hypervisors.libvirt.receiver import Receiver
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.libvirt.sender import Sender
-from failover_orch.hypervisors.libvirt.settings import LibvirtSite
+from failover_orch.hypervisors.libvirt.settings import Injection, LibvirtSite
 from failover_orch.hypervisors.libvirt.site import Site
 from failover_orch.hypervisors.libvirt.views import Views
 from failover_orch.hypervisors.libvirt.watching import Watching
@@ -76,7 +76,9 @@ class LibvirtHypervisor:
             recovery_points=_POINTS,
             max_addresses_per_family=0,
             reverse_without_full_copy=True,
-            address_injection=InjectionPoint.PRE_BOOT,
+            address_injection=(
+                InjectionPoint.IN_GUEST if settings.inject is Injection.AGENT else InjectionPoint.PRE_BOOT
+            ),
         )
 
     @property
