@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from failover_orch.lab.commands import await_condition, background, end_processe
 __all__ = ["LabNode", "NodeProcesses"]
 
 START_TIMEOUT_S = 30.0
+PIDFILE_WAIT_S = 10.0
 BOUND = {
     "etc": "/etc/libvirt",
     "run": "/run/libvirt",
@@ -155,11 +157,25 @@ class NodeProcesses:
             return
         inside = ("nsenter", "--target", str(first), "--mount", "--uts", "--pid", "--net", "--")
         try:
-            run(*inside, "libvirtd", "--listen", "--daemon", "--pid-file", "/run/libvirt/libvirtd.pid")
-            run("virsh", "--quiet", "--connect", self.node.uri, "version")
+            # The threads of one that was killed just now may hold its pid file for a moment after it has left the node.
+            began = await_condition(lambda: self._began(inside), PIDFILE_WAIT_S)
+            if began:
+                run("virsh", "--quiet", "--connect", self.node.uri, "version")
         except LabError as error:
             said = self._last_words("log/libvirtd.log")
             raise LabError(f"libvirtd on {self.node.name} did not come up: {error}; its log ends: {said}") from error
+        if not began:
+            raise LabError(f"libvirtd on {self.node.name} did not come up: another one holds its pid file")
+
+    def _began(self, inside: Sequence[str]) -> bool:
+        """Whether a libvirtd was started; not where its pid file is still held."""
+        try:
+            run(*inside, "libvirtd", "--listen", "--daemon", "--pid-file", "/run/libvirt/libvirtd.pid")
+        except LabError as error:
+            if "obtain pidfile" not in str(error):
+                raise
+            return False
+        return True
 
     def signal_daemon(self, number: signal.Signals) -> None:
         """Send libvirtd alone a signal. After SIGKILL it is gone when this returns.

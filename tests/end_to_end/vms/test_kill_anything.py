@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vms_failovers import ENDED_WELL, Loss, Moved, fail_over_as_planned, lose_and_fail_over, planned_kind
@@ -30,36 +31,48 @@ ZOMBIE = "agent-second"
 METADATA_URI = "urn:failover-orch:vm:1"
 LONGEST_AWAY_S = 3.0
 WORKER, AGENT, DAEMON = "worker", "agent", "libvirtd"
-EVERYTHING = ((WORKER, ""), (AGENT, "source"), (AGENT, "target"), (DAEMON, "source"), (DAEMON, "target"))
-AT_THE_TARGET = ((WORKER, ""), (AGENT, "target"), (DAEMON, "target"))
-"""Where the source has lost its power there is nothing left to kill."""
 
 
-async def test_a_failover_whose_libvirtd_is_killed_ends_right(hands: Hands) -> None:
-    await killed(hands, random.Random(), (DAEMON, "target"), planned=True)
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """What is killed at which step: the worker, or a site's agent or libvirtd."""
+
+    what: str
+    step: str
+    site: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}{self.site and f' of {self.site}'} at {self.step}"
 
 
-async def test_a_failover_whose_agent_is_killed_ends_right(hands: Hands) -> None:
-    await killed(hands, random.Random(), (AGENT, "target"), planned=True)
+async def test_a_planned_failover_whose_worker_agent_and_libvirtd_are_killed_ends_right(hands: Hands) -> None:
+    await killed(hands, random.Random(), planned=True)
+
+
+async def test_an_unplanned_failover_whose_worker_agent_and_libvirtd_are_killed_ends_right(hands: Hands) -> None:
+    await killed(hands, random.Random(), planned=False)
 
 
 async def test_an_agent_that_goes_on_with_an_old_command_changes_nothing(hands: Hands) -> None:
     await overtaken(hands, random.Random())
 
 
-async def killed(hands: Hands, chance: random.Random, victim: tuple[str, str], *, planned: bool) -> str:
-    """Kill something at a random step of a failover, have it back after a while, and judge."""
+async def killed(hands: Hands, chance: random.Random, *, planned: bool) -> str:
+    """Kill worker, an agent and a libvirtd, each at a random step of a failover; have them back, and judge."""
     source, target = await hands.settled()
     kind = planned_kind(target) if planned else FailoverKind.UNPLANNED
-    step = chance.choice([step.number for step in WORKFLOWS[kind].steps if step.action is not None])
+    kills = _kills(chance, kind, source, target)
+    what = f"{kind.lower()} from {source}, killed {', '.join(map(str, kills))}"
     run_id, asked_s = new_run_id(kind), time.monotonic()
-    striking = asyncio.create_task(_strike(hands, chance, run_id, step, victim, {"source": source, "target": target}))
+    striking = [asyncio.create_task(_strike(hands, chance, run_id, kill)) for kill in kills]
     try:
         moved = await (fail_over_as_planned if planned else lose_and_fail_over)(hands, run_id)
-        await striking
+        await asyncio.gather(*striking)
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from error
     finally:
-        striking.cancel()
-    what = f"{kind.lower()} from {source}, {' of the '.join(filter(None, victim))} killed at {step}"
+        for each in striking:
+            each.cancel()
     started = Counter(life.node for life in hands.oracle.lives(VM, since_s=asked_s))
     assert max(started.values(), default=0) <= 1, f"{what}: started more than once, {started}"
     run = moved if isinstance(moved, RunSnapshot) else moved.run
@@ -71,24 +84,32 @@ async def killed(hands: Hands, chance: random.Random, victim: tuple[str, str], *
     return f"{what}: {told(run)}"
 
 
-async def _strike(
-    hands: Hands, chance: random.Random, run_id: str, step: str, victim: tuple[str, str], sites: Mapping[str, str]
-) -> None:
+def _kills(chance: random.Random, kind: FailoverKind, source: str, target: str) -> tuple[Kill, ...]:
+    steps = [step.number for step in WORKFLOWS[kind].steps if step.action is not None]
+    # Where the source has lost its power there is nothing left to kill.
+    sites = (target,) if kind is FailoverKind.UNPLANNED else (source, target)
+    return (
+        Kill(WORKER, chance.choice(steps)),
+        Kill(AGENT, chance.choice(steps), chance.choice(sites)),
+        Kill(DAEMON, chance.choice(steps), chance.choice(sites)),
+    )
+
+
+async def _strike(hands: Hands, chance: random.Random, run_id: str, kill: Kill) -> None:
     """Wait for the step, kill, and start again a while later."""
-    installation, (what, end) = hands.installation, victim
-    await hands.until(f"{run_id} is at {step}", lambda: hands.is_at(run_id, step))
+    await hands.until(f"{run_id} is at {kill.step}", lambda: hands.is_at(run_id, kill.step))
     # At any moment of the step, and away for as long as a supervisor may take: nothing is waited for here.
     await asyncio.sleep(chance.uniform(0, 0.5))
-    if what == DAEMON:
-        node = hands.node(sites[end]).name
+    if kill.what == DAEMON:
+        node = hands.node(kill.site).name
         await asyncio.to_thread(hands.lab.kill_daemon, node)
         await asyncio.sleep(chance.uniform(0, LONGEST_AWAY_S))
         await asyncio.to_thread(hands.lab.start_daemon, node)
         return
-    name = WORKER if what == WORKER else AGENTS[sites[end]]
-    await asyncio.to_thread(installation.kill, name)
+    name = WORKER if kill.what == WORKER else AGENTS[kill.site]
+    await asyncio.to_thread(hands.installation.kill, name)
     await asyncio.sleep(chance.uniform(0, LONGEST_AWAY_S))
-    installation.start_again(name)
+    hands.installation.start_again(name)
 
 
 # An agent that was overtaken
@@ -172,14 +193,12 @@ async def _ends(hands: Hands) -> Mapping[str, str]:
 
 
 async def _scene(hands: Hands, chance: random.Random, number: int) -> str:
-    if number % 5 == 4:
-        return await overtaken(hands, chance)
-    planned = number % 2 == 0
-    return await killed(hands, chance, chance.choice(EVERYTHING if planned else AT_THE_TARGET), planned=planned)
+    line = await killed(hands, chance, planned=number % 2 == 0)
+    return f"{line}; {await overtaken(hands, chance)}" if number % 5 == 4 else line
 
 
 def _summary(lines: Sequence[str]) -> str:
-    return f"{len(lines)} runs ended right, and no VM was started twice"
+    return f"{len(lines)} runs of which worker, agent and libvirtd were killed ended right, no VM was started twice"
 
 
 if __name__ == "__main__":

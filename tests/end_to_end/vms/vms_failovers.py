@@ -122,15 +122,14 @@ async def fail_over_as_planned(hands: Hands, run_id: str = "") -> Moved | RunSna
 
 
 async def _kept(hands: Hands, old: Path, directory: Path, given_up: threading.Event) -> Path:
-    """Of a worker that was killed nothing has to be held."""
+    installation = hands.installation
 
     def hold() -> None:
-        with suppress(AssertionError):
-            hands.installation.pause("worker")
+        with suppress(AssertionError):  # it may have been killed
+            installation.pause("worker")
 
     def let_go() -> None:
-        with suppress(AssertionError):
-            hands.installation.resume("worker")
+        installation.resume("worker")
 
     return await asyncio.to_thread(kept_while_locked, old, directory, given_up, hold=hold, let_go=let_go)
 

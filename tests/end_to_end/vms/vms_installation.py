@@ -204,9 +204,11 @@ class Installation:
         self._paused.add(name)
 
     def resume(self, name: str) -> None:
-        """Let a paused process go on."""
+        """Let a paused process go on, if it was not killed meanwhile."""
         self._paused.discard(name)
-        os.kill(self.pid(name), signal.SIGCONT)
+        pid = recorded(self.directory / f"{name}.pid", mark=_MARK)
+        if pid is not None:
+            os.kill(pid, signal.SIGCONT)
 
     def recover(self) -> None:
         """Have everything run, all power on and both links whole."""

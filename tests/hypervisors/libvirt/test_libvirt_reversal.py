@@ -80,3 +80,17 @@ async def test_a_failover_that_nobody_wrote_down_is_undone_with_its_cancellation
         assert await asyncio.to_thread(Path(disk.path).exists)
         await pair.do(Action.CANCEL_FAILOVER, epoch=6)
         assert not await asyncio.to_thread(Path(disk.path).exists)
+
+
+async def test_a_vm_that_was_left_paused_comes_up_with_its_addresses(four_nodes: Lab, saved: Saved) -> None:
+    async with libvirt_pair(four_nodes, saved) as pair:
+        assert isinstance(pair.dr, LibvirtHypervisor)
+        for action, site in PLANNED[:-2]:
+            await pair.do(action, site)
+        placed = await pair.dr.nodes.find(VM)
+        assert placed is not None
+        await pair.dr.nodes.start_paused(placed)
+        assert (await pair.dr.observe(VM))["power"] == "OFF"
+        for action, site in PLANNED[-2:]:
+            found = await pair.do(action, site)
+        assert found["addresses/nic-1"] == "10.50.0.21/24, fd50::21/64"

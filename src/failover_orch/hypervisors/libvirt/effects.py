@@ -84,12 +84,13 @@ class Effects:
         plans = end.staged if end.inject else ()
         token = task.command.run_id
         xml = await self._booting.before(placed.node, placed.xml, plans, end.adapters, token=token)
-        if xml != placed.xml and not placed.live_xml:
-            await self._nodes.define(placed, xml)
         if placed.starting:
-            await self._nodes.resume(placed)
-        else:
-            await start(placed.node, placed.uuid)
+            # Somebody who wanted its last changes started it paused, and died. Its guest never ran, and would not find
+            # its addresses if it were only let go.
+            await destroy(placed.node, placed.uuid)
+        if xml != placed.xml and (placed.starting or not placed.live_xml):
+            await self._nodes.define(placed, xml)
+        await start(placed.node, placed.uuid)
         await self._booting.after(Guest(placed.node, placed.uuid, whose(placed)), xml, plans)
         return task.record
 
