@@ -54,8 +54,8 @@ class Step:
     Where there is nothing to take back, `undo` may be INSPECT: under the new epoch of a run that has turned round it
     makes sure that the step, if it is still on its way, is done no more.
 
-    Times in milliseconds. `backoff_ms` doubles with each attempt, up to 30 s. A step without an action is a window: the
-    run waits there for a decision, as its commit policy says.
+    Times in milliseconds. `backoff_ms` doubles with each attempt, up to 30 s: three attempts outlast a daemon's restart.
+    A step without an action is a window: the run waits there for a decision, as its commit policy says.
     """
 
     number: str
@@ -65,7 +65,7 @@ class Step:
     on_failure: OnFailure
     timeout_ms: int = 60_000
     attempts: int = 3
-    backoff_ms: int = 1_000
+    backoff_ms: int = 3_000
     undo: Action | None = None
     effect: Effect = Effect.NONE
     only_if_clean: bool = False
@@ -94,6 +94,8 @@ class Workflow:
 
 _GUEST_SHUTDOWN_MS = 300_000
 _COPY_MS = 1_800_000
+_SOON_MS = 1_000
+"""Where a guest boots, or was asked too early, and there are more attempts."""
 _FENCE_MS = 45_000
 """A fence agent may take half a minute to cut power and read it to be off."""
 
@@ -160,7 +162,7 @@ PLANNED = Workflow(
             "connect the network adapters",
             OnFailure.CONTINUE,
         ),
-        Step("P7", Action.START, Side.REPLICA, "start the VM", OnFailure.PARK, attempts=5),
+        Step("P7", Action.START, Side.REPLICA, "start the VM", OnFailure.PARK, attempts=5, backoff_ms=_SOON_MS),
         Step(
             "P8",
             Action.VERIFY_ADDRESSES,
@@ -168,6 +170,7 @@ PLANNED = Workflow(
             "see that the guest has the addresses it was given",
             OnFailure.CONTINUE,
             attempts=5,
+            backoff_ms=_SOON_MS,
         ),
     ),
     point_of_no_return="P5",
@@ -203,7 +206,7 @@ UNPLANNED = Workflow(
             takes_point=True,
         ),
         Step("U4", Action.CONNECT_ADAPTERS, Side.REPLICA, "connect the network adapters", OnFailure.CONTINUE),
-        Step("U5", Action.START, Side.REPLICA, "start the VM", OnFailure.PARK, attempts=5),
+        Step("U5", Action.START, Side.REPLICA, "start the VM", OnFailure.PARK, attempts=5, backoff_ms=_SOON_MS),
         Step(
             "U6",
             Action.VERIFY_ADDRESSES,
@@ -211,6 +214,7 @@ UNPLANNED = Workflow(
             "see that the guest has the addresses it was given",
             OnFailure.CONTINUE,
             attempts=5,
+            backoff_ms=_SOON_MS,
         ),
         Step(
             "U7",
@@ -243,7 +247,7 @@ TEST = Workflow(
             undo=Action.DELETE_TEST,
             takes_point=True,
         ),
-        Step("T2", Action.START_TEST, Side.REPLICA, "start the copy", OnFailure.UNDO, attempts=5),
+        Step("T2", Action.START_TEST, Side.REPLICA, "start the copy", OnFailure.UNDO, attempts=5, backoff_ms=_SOON_MS),
         Step(
             "T3",
             Action.VERIFY_TEST,
@@ -251,9 +255,12 @@ TEST = Workflow(
             "see that the copy's guest has the addresses it was given",
             OnFailure.CONTINUE,
             attempts=5,
+            backoff_ms=_SOON_MS,
         ),
         Step("T4", None, Side.REPLICA, "keep the copy until somebody has looked at it", OnFailure.CONTINUE),
-        Step("T5", Action.DELETE_TEST, Side.REPLICA, "remove the copy", OnFailure.PARK, attempts=5),
+        Step(
+            "T5", Action.DELETE_TEST, Side.REPLICA, "remove the copy", OnFailure.PARK, attempts=5, backoff_ms=_SOON_MS
+        ),
     ),
     point_of_no_return="T5",
 )
