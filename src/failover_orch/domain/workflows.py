@@ -54,8 +54,8 @@ class Step:
     Where there is nothing to take back, `undo` may be INSPECT: under the new epoch of a run that has turned round it
     makes sure that the step, if it is still on its way, is done no more.
 
-    Times in milliseconds. `backoff_ms` doubles with each attempt, up to 30 s: three attempts outlast a daemon that begins
-    again. A step without an action is a window: the run waits there for a decision, as its commit policy says.
+    Times in milliseconds. `backoff_ms` doubles with each attempt, up to 30 s: three attempts outlast the restart of a
+    daemon. A step without an action is a window: the run waits there for a decision, as its commit policy says.
     """
 
     number: str
