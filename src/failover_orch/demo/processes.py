@@ -52,7 +52,8 @@ class Processes:
 
         """
         for name in sorted(self._wanted):
-            if recorded(self._pid_file(name), mark=_MARK) is None:
+            # Looked up once more after that: it may have been killed here, by another thread, in between.
+            if recorded(self._pid_file(name), mark=_MARK) is None and name in self._wanted:
                 how = how_it_ended(int(self._pid_file(name).read_text()))
                 raise ProcessEnded(f"the {name} ended by itself ({how}); its log is {self._log(name)}")
 

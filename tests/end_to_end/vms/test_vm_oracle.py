@@ -23,6 +23,10 @@ XML = f"<domain type='qemu'><name>{TWIN}</name><memory unit='MiB'>32</memory><os
 def nodes(installation: Installation) -> Iterator[tuple[LabNode, LabNode]]:
     """A node of each site, on which nothing of this test is left."""
     both = (installation.node(PRIMARY), installation.node(DR))
+    for node in both:
+        # The test before may have cut its power.
+        installation.lab.power_on(node.name)
+        installation.lab.start_daemon(node.name)
     yield both
     for node in both:
         if TWIN in _virsh(node, "list", "--name").split():

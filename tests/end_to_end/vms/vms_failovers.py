@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,14 +98,9 @@ async def fail_over_as_planned(hands: Hands, run_id: str = "") -> Moved | RunSna
     """Fail the VM over without loss, and compare; the run alone where it has failed, and was undone."""
     target = next(site for site in hands.lab.sites if site != hands.vm.active_site)
     began_ms, old = now_ms(), await hands.disk(hands.vm.active_site)
-    # Beside the other files of the test: large, and gone with them.
-    with tempfile.TemporaryDirectory(prefix="locked-", dir=hands.installation.directory) as directory:
-        given_up = threading.Event()
-        keeping = asyncio.create_task(_kept(hands, old, Path(directory), given_up))
+    async with _keeping(hands, old) as keeping:
         run = await hands.ended(await hands.ask(planned_kind(target), run_id=run_id))
         if run.state not in ENDED_WELL:
-            given_up.set()
-            await asyncio.wait([keeping])
             return run
         locked = await keeping
         await hands.until(f"the page answers at {target}", lambda: hands.serves(target, began_ms))
@@ -121,8 +117,10 @@ async def fail_over_as_planned(hands: Hands, run_id: str = "") -> Moved | RunSna
         )
 
 
-async def _kept(hands: Hands, old: Path, directory: Path, given_up: threading.Event) -> Path:
-    installation = hands.installation
+@asynccontextmanager
+async def _keeping(hands: Hands, old: Path) -> AsyncIterator[asyncio.Task[Path]]:
+    """Keep the disk once it is locked, in a task, while the worker stands still."""
+    installation, given_up = hands.installation, threading.Event()
 
     def hold() -> None:
         with suppress(AssertionError):  # it may have been killed
@@ -131,7 +129,16 @@ async def _kept(hands: Hands, old: Path, directory: Path, given_up: threading.Ev
     def let_go() -> None:
         installation.resume("worker")
 
-    return await asyncio.to_thread(kept_while_locked, old, directory, given_up, hold=hold, let_go=let_go)
+    # Beside the other files of the test: large, and gone with them.
+    with tempfile.TemporaryDirectory(prefix="locked-", dir=installation.directory) as directory:
+        kept = asyncio.to_thread(kept_while_locked, old, Path(directory), given_up, hold=hold, let_go=let_go)
+        keeping = asyncio.create_task(kept)
+        try:
+            yield keeping
+        finally:
+            # Its thread would wait for ever for a disk that is never locked.
+            given_up.set()
+            await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def lose_and_fail_over(hands: Hands, run_id: str = "") -> Loss:
