@@ -22,6 +22,7 @@ XML = f"<domain type='qemu'><name>{TWIN}</name><memory unit='MiB'>32</memory><os
 @pytest.fixture
 def nodes(installation: Installation) -> Iterator[tuple[LabNode, LabNode]]:
     """A node of each site, on which nothing of this test is left."""
+    installation.recover()
     both = (installation.node(PRIMARY), installation.node(DR))
     for node in both:
         # The test before may have cut its power.

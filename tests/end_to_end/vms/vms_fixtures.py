@@ -55,5 +55,6 @@ async def hands(shared: Shared, installation: Installation) -> AsyncIterator[Han
         yield hands
         seen, at_rest = hands.oracle.violations(), hands.vm.run is None
     if seen or not at_rest:
+        installation.show()
         shared.drop()
     assert seen == []

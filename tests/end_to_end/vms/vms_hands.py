@@ -9,7 +9,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from vms_heard import Heard
@@ -43,6 +42,8 @@ __all__ = ["PATIENCE_S", "Hands", "hands_on", "new_run_id", "say", "told", "unti
 PATIENCE_S = 120.0
 """How long anything may take on a busy machine before it counts as not coming at all."""
 _POLL_S = 0.05
+_SAID_AGAIN_S = 15.0
+"""A run that is still parked then is told once more."""
 _PERSON = "alice"
 _OF_MISSED_CYCLES = {"H3", "H8"}
 _FIT = (Readiness.READY, Readiness.AT_RISK)
@@ -236,24 +237,29 @@ class Hands:
     # Waiting
 
     async def ended(self, run_id: str) -> RunSnapshot:
-        """Wait until a run ends. Where it parks, a person has it try again: what was wrong is over by then."""
-        parked_at_ms = -1
+        """Wait until a run ends. While it is parked, a person has it try again: what was wrong is over by then."""
+        said_s = 0.0
+        deadline = time.monotonic() + 2 * PATIENCE_S
+
+        def to_be_told() -> bool:
+            run = self.run(run_id)
+            parked = run is not None and run.state is RunState.PARKED
+            return parked and time.monotonic() > said_s + _SAID_AGAIN_S
+
         while True:
-            rests = partial(self._rests, run_id, parked_at_ms)
-            await self.until(f"{run_id} ends", rests, patience_s=2 * PATIENCE_S)
+            left_s = deadline - time.monotonic()
+            await self.until(f"{run_id} ends", lambda: self._has_ended(run_id) or to_be_told(), patience_s=left_s)
             run = self.run(run_id)
             assert run is not None
             if run.state.ended:
                 return run
+            said_s = time.monotonic()
             self.parked.append(told(run))
-            parked_at_ms = _last_word_ms(run)
             await self.word(RequestAction.RESUME, run)
 
-    def _rests(self, run_id: str, parked_at_ms: int) -> bool:
+    def _has_ended(self, run_id: str) -> bool:
         run = self.run(run_id)
-        if run is None:
-            return False
-        return run.state.ended or (run.state is RunState.PARKED and _last_word_ms(run) != parked_at_ms)
+        return run is not None and run.state.ended
 
     async def until(self, what: str, holds: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
         """Wait until something holds.
@@ -316,12 +322,7 @@ def told(run: RunSnapshot | None) -> str:
         for step in run.steps
         if step.state is not StepState.PENDING
     )
-    return f"{run.run_id} is {run.state} ({run.detail}): {steps}"
-
-
-def _last_word_ms(run: RunSnapshot) -> int:
-    """When the last of its steps ended: another one once a run that was parked has parked anew."""
-    return max((step.finished_at_ms for step in run.steps), default=0)
+    return f"{run.run_id} is {run.state} ({run.detail or run.waits_for}): {steps}"
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -56,6 +57,7 @@ AGENTS = {PRIMARY: "agent-primary", DR: "agent-dr"}
 PORT, SECOND_PORT = 8440, 8441
 """Where a site's agent takes replication, and where a second agent of the site does."""
 _LIBVIRT_PORT = 16509
+_LAST_LINES = 100
 _MARK = "failover_orch"
 _SESSION_TIMEOUT_S = 4.0
 _FENCE_TIMEOUT_S = 5
@@ -170,6 +172,12 @@ class Installation:
     def require_alive(self) -> None:
         """See that whatever was started still runs, unless it was killed here."""
         self._processes.require_alive()
+
+    def show(self) -> None:
+        """Print the last lines of every log: pytest shows them where a test fails."""
+        for log in sorted(self.directory.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()
+            sys.stdout.writelines([f"--- {log.name}\n", *(f"{line}\n" for line in lines[-_LAST_LINES:])])
 
     # Faults
 
