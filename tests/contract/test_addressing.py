@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from failover_orch.contract import SOURCES, TOPICS, everywhere, key_of, partition_of, records_on, topic_of
 from failover_orch.contract.partitioner import _murmur2
+from failover_orch.domain.access import AccessRefused
 from failover_orch.domain.facts import FailoverKind, FailoverRequested, RequestAction, StepOutcome, StepResult
 from failover_orch.domain.inventory import ClusterInventory
 from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Policy, PolicyScope, Verdict
@@ -29,7 +30,14 @@ from failover_orch.domain.records import (
     StepCommand,
 )
 from failover_orch.domain.replication import ReplicationHealth
-from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan
+from failover_orch.domain.replication_settings import (
+    SettingsChange,
+    SettingsObserved,
+    SettingsScope,
+    SettingsStanding,
+    Standing,
+)
+from failover_orch.domain.settings import RecoveryPlan
 from failover_orch.errors import UnencodableRecord
 
 
@@ -63,7 +71,13 @@ def evidence(site: str = "s", node: str = "", observer: str = "o") -> Evidence:
         (result(), "step-results", b"vm"),
         (result(key="plan"), "step-results", b"plan"),
         (ClusterInventory("c", "s", "b", ()), "inventory", b"c"),
-        (ClusterReplicationSettings("c"), "replication-settings", b"c"),
+        (SettingsChange(SettingsScope.CLUSTER, "c", {}, "a", "r", 1), "settings-changes", b"c"),
+        (SettingsObserved("s", "c", "n", 1), "settings-observed", b"c"),
+        (SettingsObserved("s", "c", "n", 1, vm_id="vm"), "settings-observed", b"vm"),
+        (SettingsStanding(SettingsScope.CLUSTER, "c", "n", Standing.AWAY, 1, 0, 1), "settings-standing", b"(c/n)"),
+        (SettingsStanding(SettingsScope.VM, "vm", "n", Standing.AWAY, 1, 0, 1), "settings-standing", b"vm"),
+        (AccessRefused("alice", "::1", "LOOK", "X1", 1, 1), "access-refusals", b"alice"),
+        (AccessRefused("", "::1", "LOOK", "X1", 1, 1), "access-refusals", b"::1"),
         (RecoveryPlan("plan", "name", ()), "recovery-plans", b"plan"),
         (Policy(PolicyScope.ALL), "policies", b"(all)"),
         (Policy(PolicyScope.SITE, "dr"), "policies", b"(site/dr)"),
@@ -98,7 +112,7 @@ def test_every_record_has_a_topic_that_carries_it_and_a_key(record: type, data: 
     assert record in records_on(topic_of(value))
     assert isinstance(key_of(value), bytes)
     assert everywhere(value) == (
-        record in (ClusterInventory, ClusterReplicationSettings, Brake, Evidence, AutomaticRun)
+        record in (ClusterInventory, Brake, Evidence, AutomaticRun)
         or (isinstance(value, Policy) and value.scope is not PolicyScope.VM)
     )
 

@@ -28,7 +28,6 @@ from failover_orch.domain.records import (
 )
 from failover_orch.domain.replication import ReplicationHealth, ReplicationState
 from failover_orch.domain.settings import (
-    ClusterReplicationSettings,
     PlanAction,
     PlanActionKind,
     RecoveryGroup,
@@ -332,11 +331,9 @@ def test_t3_a_plan_of_which_a_part_would_never_be_run_is_refused(groups: tuple[R
     assert "plan/erp" not in fold.state
 
 
-def test_settings_of_a_cluster_and_plans_are_kept_as_they_come() -> None:
-    cluster = ClusterReplicationSettings("dc", replication_enabled=True)
+def test_plans_are_kept_as_they_come() -> None:
     plan = RecoveryPlan("erp", "ERP", (RecoveryGroup("all", ("vm-1",)),))
     fold = Fold(plan, replace(plan, name="other"))
-    assert decide({}, cluster, Moment(1, 0)).kept == {"cluster-settings/dc": cluster}
     assert fold.state["plan/erp"] == replace(plan, name="other")
 
 

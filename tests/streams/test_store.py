@@ -20,7 +20,6 @@ from failover_orch.domain import (
     AutomaticRuns,
     Brake,
     ChainHead,
-    ClusterReplicationSettings,
     Clusters,
     Observers,
     PlanReadiness,
@@ -40,7 +39,6 @@ KINDS: dict[str, type] = {
     "plan-run": PlanRun,
     "plan": RecoveryPlan,
     "plan-readiness": PlanReadiness,
-    "cluster-settings": ClusterReplicationSettings,
     "policy": Policy,
     "chain": ChainHead,
 }

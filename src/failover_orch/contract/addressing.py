@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from failover_orch.contract.topics import STEP_COMMANDS, TOPICS, step_commands_topic
+from failover_orch.domain.access import AccessRefused, AccessToken
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
 from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Policy, PolicyScope
@@ -21,14 +22,21 @@ from failover_orch.domain.records import (
     RunSnapshot,
     StepCommand,
 )
-from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan, VmReplicationSettings
+from failover_orch.domain.replication_settings import (
+    SettingsChange,
+    SettingsObserved,
+    SettingsRevision,
+    SettingsScope,
+    SettingsStanding,
+)
+from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 from failover_orch.errors import UnencodableRecord
 
 __all__ = ["everywhere", "key_of", "records_on", "topic_of"]
 
 _TOPIC: dict[type, str] = {record: topic.name for topic in TOPICS for record in topic.records}
 _RECORDS: dict[str, tuple[type, ...]] = {topic.name: topic.records for topic in TOPICS}
-_EVERYWHERE = frozenset({ClusterInventory, ClusterReplicationSettings, Brake, Evidence, AutomaticRun})
+_EVERYWHERE = frozenset({ClusterInventory, Brake, Evidence, AutomaticRun})
 
 
 def _policy_key(policy: Policy) -> str:
@@ -47,7 +55,14 @@ _KEY: dict[type, Callable[[Any], str]] = {
     VmInventory: lambda value: value.vm_id,
     ClusterInventory: lambda value: value.cluster,
     VmReplicationSettings: lambda value: value.vm_id,
-    ClusterReplicationSettings: lambda value: value.cluster,
+    SettingsChange: lambda value: value.target,
+    SettingsObserved: lambda value: value.vm_id or value.cluster,
+    SettingsRevision: lambda value: value.target,
+    SettingsStanding: lambda value: (
+        value.target if value.scope is SettingsScope.VM else f"({value.target}/{value.node})"
+    ),
+    AccessToken: lambda value: value.token_id,
+    AccessRefused: lambda value: value.who or value.address,
     RecoveryPlan: lambda value: value.plan_id,
     Policy: _policy_key,
     Brake: lambda _: "(brake)",

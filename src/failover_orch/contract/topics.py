@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from failover_orch.domain.access import AccessRefused, AccessToken
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
 from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Policy
@@ -25,7 +26,13 @@ from failover_orch.domain.records import (
     RunSnapshot,
     StepCommand,
 )
-from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan, VmReplicationSettings
+from failover_orch.domain.replication_settings import (
+    SettingsChange,
+    SettingsObserved,
+    SettingsRevision,
+    SettingsStanding,
+)
+from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 
 __all__ = ["SOURCES", "STEP_COMMANDS", "TOPICS", "Kept", "Names", "Topic", "state_topic", "step_commands_topic"]
 
@@ -71,12 +78,23 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "replication-settings",
-        "vm or cluster",
+        "vm",
         Kept.COMPACTED,
-        (VmReplicationSettings, ClusterReplicationSettings),
+        (VmReplicationSettings,),
         "API, CLI, topology files",
         source=True,
     ),
+    Topic(
+        "settings-changes",
+        "vm or cluster",
+        Kept.BY_TIME,
+        (SettingsChange,),
+        "API, CLI, topology files",
+        source=True,
+    ),
+    Topic("settings-observed", "vm or cluster", Kept.BY_TIME, (SettingsObserved,), "site agents", source=True),
+    Topic("access-tokens", "token", Kept.COMPACTED, (AccessToken,), "API, CLI", source=True),
+    Topic("access-refusals", "who", Kept.BY_TIME, (AccessRefused,), "API", source=True),
     Topic("recovery-plans", "plan", Kept.COMPACTED, (RecoveryPlan,), "API, CLI, topology files", source=True),
     Topic(
         "policies",
@@ -107,6 +125,8 @@ TOPICS: tuple[Topic, ...] = (
     Topic("failover-runs", "run", Kept.COMPACTED, (RunSnapshot,), "workers"),
     Topic("failover-journal", "run or vm", Kept.FOREVER, (JournalEntry,), "workers"),
     Topic("audit-trail", "subject", Kept.FOREVER, (AuditEntry,), "workers"),
+    Topic("settings-revisions", "vm or cluster", Kept.FOREVER, (SettingsRevision,), "workers"),
+    Topic("settings-standing", "vm, or cluster and node", Kept.COMPACTED, (SettingsStanding,), "workers"),
     Topic("health-changes", "vm or plan", Kept.COMPACTED, (HealthChange,), "workers"),
     Topic("alerts", "subject", Kept.BY_TIME, (Alert,), "workers"),
     Topic("dead-letters", "as the record's", Kept.BY_TIME, (DeadLetter,), "workers"),

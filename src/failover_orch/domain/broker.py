@@ -47,7 +47,7 @@ from failover_orch.domain.records import (
 from failover_orch.domain.replication import ReplicationHealth, ReplicationState
 from failover_orch.domain.requests import on_request, on_step_result, on_time, park_run
 from failover_orch.domain.routing import apply_move, relocate
-from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan, VmReplicationSettings
+from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 from failover_orch.domain.standing import heard_of_member, joined_plan, keep_plan, keep_vm
 from failover_orch.domain.state import Clusters, PlanRun, Run, VmState
 
@@ -246,10 +246,6 @@ def _vm_settings(draft: Draft, settings: VmReplicationSettings) -> None:
     draft.audit(settings.vm_id, "set failover addresses", "accepted", by=settings, adapters=adapters)
 
 
-def _cluster_settings(draft: Draft, settings: ClusterReplicationSettings) -> None:
-    draft.keep(f"cluster-settings/{settings.cluster}", settings)
-
-
 def _plan(draft: Draft, plan: RecoveryPlan) -> None:
     wrong = flaw(plan)
     if wrong:
@@ -312,7 +308,6 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], None]] = {
     VmInventory: _vm_inventory,
     ClusterInventory: _cluster_inventory,
     VmReplicationSettings: _vm_settings,
-    ClusterReplicationSettings: _cluster_settings,
     RecoveryPlan: _plan,
     Policy: _policy,
     Evidence: _evidence,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from failover_orch.domain.access import AccessRefused, AccessToken
 from failover_orch.domain.chain import ChainHead, seal
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
@@ -33,7 +34,13 @@ from failover_orch.domain.records import (
     RunState,
     StepCommand,
 )
-from failover_orch.domain.settings import ClusterReplicationSettings, RecoveryPlan, VmReplicationSettings
+from failover_orch.domain.replication_settings import (
+    SettingsChange,
+    SettingsObserved,
+    SettingsRevision,
+    SettingsStanding,
+)
+from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 from failover_orch.domain.state import AutomaticRuns, Clusters, Observers, PlanReadiness, PlanRun, Run, VmState
 
 __all__ = ["Decision", "Draft", "Fact", "Moment", "Output", "State"]
@@ -45,7 +52,6 @@ Fact = (
     | VmInventory
     | ClusterInventory
     | VmReplicationSettings
-    | ClusterReplicationSettings
     | RecoveryPlan
     | StepResult
     | Policy
@@ -54,6 +60,10 @@ Fact = (
     | PlanMembership
     | MemberReadiness
     | AutomaticRun
+    | SettingsChange
+    | SettingsObserved
+    | AccessToken
+    | AccessRefused
 )
 State = (
     VmState
@@ -62,7 +72,6 @@ State = (
     | RecoveryPlan
     | PlanReadiness
     | Clusters
-    | ClusterReplicationSettings
     | Policy
     | Observers
     | Brake
@@ -83,6 +92,8 @@ Output = (
     | MemberReadiness
     | AutomaticRun
     | Brake
+    | SettingsRevision
+    | SettingsStanding
 )
 
 _S = TypeVar("_S")

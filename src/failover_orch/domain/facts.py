@@ -176,6 +176,8 @@ class FailoverRequested:
     per_node: int = 0
     """How many steps of this plan or list may run on one node at once. 0: as many as its site agent allows."""
     per_site: int = 0
+    request_key: str = ""
+    """What the asker calls this word, where it may be said again: two of one asker with the same key are one."""
 
     @property
     def asker(self) -> str:
@@ -185,7 +187,7 @@ class FailoverRequested:
     @property
     def word(self) -> str:
         """What tells this from other words to the same run: one that is delivered again is the same word."""
-        return f"{self.action}|{self.actor}|{self.requested_at_ms}|{self.step}"
+        return f"{self.action}|{self.actor}|{self.request_key or self.requested_at_ms}|{self.step}"
 
     @property
     def isolated(self) -> bool:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from failover_orch.domain.facts import FailoverKind
 from failover_orch.domain.replication import ReplicationHealth
+from failover_orch.domain.replication_settings import ReplicationServer, VmReplication
 from failover_orch.domain.settings import AdapterAddresses, Gate, PlanAction
 from failover_orch.domain.terms import LATEST, WantedPoint
 
@@ -120,6 +121,7 @@ class Action(StrEnum):
     RUN_SCRIPT = "RUN_SCRIPT"
     CALL_HTTP = "CALL_HTTP"
     CHECK_GATE = "CHECK_GATE"
+    APPLY_SETTINGS = "APPLY_SETTINGS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,10 @@ class StepCommand:
     """The run of the plan or list whose limits `per_node` and `per_site` are."""
     fence: bool = False
     """For CHECK_PRIMARY: where the primary cannot be reached, its power is to be cut, and seen to be cut."""
+    server: ReplicationServer | None = None
+    """For APPLY_SETTINGS to a node; `epoch` is then the version of the settings, and `key` the cluster."""
+    replication: VmReplication | None = None
+    """For APPLY_SETTINGS to a VM."""
 
 
 class StepState(StrEnum):

@@ -1,4 +1,4 @@
-"""What people want: failover TCP/IP and replication settings of a VM, settings of a cluster, recovery plans.
+"""What people want: failover TCP/IP of a VM, recovery plans.
 
 Times are milliseconds unless the name says otherwise.
 """
@@ -13,7 +13,6 @@ from failover_orch.domain.terms import LATEST, CommitPolicy, OnTaskFailure, Step
 
 __all__ = [
     "AdapterAddresses",
-    "ClusterReplicationSettings",
     "FamilyAddresses",
     "Gate",
     "GateKind",
@@ -78,23 +77,6 @@ class VmReplicationSettings:
     test_adapters: tuple[AdapterAddresses, ...] = ()
     test_network: str = ""
     """The isolated network of a test copy; empty: connected to none."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterReplicationSettings:
-    """Replication settings of a whole cluster; names and defaults of Set-VMReplicationServer."""
-
-    cluster: str
-    replication_enabled: bool = False
-    http_port: int = 80
-    https_port: int = 443
-    default_storage_location: str = ""
-    monitoring_interval_s: int = 43_200
-    monitoring_start_minute: int = 540
-    """Minutes after midnight, local time of the cluster; 540 is 09:00."""
-    actor: str = ""
-    reason: str = ""
-    set_at_ms: int = 0
 
 
 class PlanActionKind(StrEnum):
