@@ -10,12 +10,13 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks import health_intake, move_latency, restore
+from benchmarks import health_intake, lookups, move_latency, restore
 from benchmarks.stage import Result, Stage, machine, summarise
 from failover_orch.kafka import LocalKafka
 
 PARTS: Mapping[str, Callable[[LocalKafka, float], Awaitable[list[Result]]]] = {
     "health-intake": health_intake.measure,
+    "lookups": lookups.measure,
     "move-latency": move_latency.measure,
     "restore": restore.measure,
 }

@@ -102,8 +102,8 @@ class Stage:
         await create_topics(self.settings.bootstrap, desired_topics(self.settings, ["primary", "dr"], 1))
 
     @contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker process."""
+    def process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process of the installation, by the arguments of its command, until the block ends."""
         environment = {
             **os.environ,
             "FAILOVER_ORCH_BOOTSTRAP": self.settings.bootstrap,
@@ -111,12 +111,18 @@ class Stage:
             "FAILOVER_ORCH_TOPIC_PREFIX": self.settings.topic_prefix,
             "FAILOVER_ORCH_LOG": "WARNING",
         }
-        process = subprocess.Popen([sys.executable, "-m", "failover_orch", "worker"], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "failover_orch", *arguments], env=environment)
         try:
             yield process
         finally:
             process.kill()
             process.wait()
+
+    @contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker process."""
+        with self.process("worker") as process:
+            yield process
 
     async def publish(self, values: Sequence[object]) -> None:
         """Write many values as fast as it goes."""

@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from failover_orch.config import Settings
 from failover_orch.kafka import LocalKafka, create_topics, desired_topics
+from failover_orch.kafka_address import client_options
 
 SITES = ("primary", "dr")
 PARTITIONS = 4
@@ -102,7 +103,7 @@ def _wait_for(coroutine: Coroutine[Any, Any, object]) -> None:
 
 
 async def _delete(bootstrap: str, topics: list[str]) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(**client_options(bootstrap))
     await admin.start()
     try:
         await admin.delete_topics(topics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from uuid import uuid4
 
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
@@ -19,6 +20,7 @@ SOURCE = "topology"
 """What the records of a topology file name as their source."""
 WAIT_S = 60.0
 """How long, by default, to wait until the broker knows every VM."""
+_APPLIED = "a topology file was applied"
 _POLL_S = 0.3
 _NAMED_AT_MOST = 5
 
@@ -50,7 +52,18 @@ async def apply_topology(
         at_ms = now_ms()
         # Acknowledged before the rest is sent: no plan is there before what the broker may do with it.
         await publisher.publish(
-            *(replace(policy, actor=actor, reason=reason, set_at_ms=at_ms) for policy in topology.policies)
+            *(replace(policy, actor=actor, reason=reason, set_at_ms=at_ms) for policy in topology.policies),
+            *(
+                replace(
+                    change,
+                    actor=actor,
+                    reason=reason or _APPLIED,
+                    requested_at_ms=at_ms,
+                    # Applied again, it is another change: somebody may have made others in between.
+                    change_id=uuid4().hex,
+                )
+                for change in topology.replication
+            ),
         )
         await publisher.publish(
             *(replace(settings, actor=actor, reason=reason, set_at_ms=at_ms) for settings in topology.settings),

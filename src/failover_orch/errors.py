@@ -7,13 +7,16 @@ Anything else that escapes is a bug and is shown with its traceback.
     ├── ConfigError              a setting, flag or environment variable is missing or wrong
     ├── FileError                a file that people write has mistakes; `mistakes` lists each with its line
     │   ├── TopologyError        a topology file
-    │   └── SiteFileError        a site agent's file
+    │   ├── SiteFileError        a site agent's file
+    │   └── ServiceFileError     a service's file
     ├── ContractError            a record does not fit the contract in `schemas/`
     │   ├── UndecodableRecord    bytes that no known schema explains; ends in `dead-letters`
     │   ├── UnencodableRecord    a value of ours that its schema refuses
     │   └── IncompatibleSchema   a schema version that older or newer readers could not read
     ├── KafkaError               Kafka is away, or not what we need
+    │   ├── KafkaForbidden       Kafka does not know us, or an ACL is missing
     │   ├── KafkaUnavailable     nobody answers at the bootstrap address
+    │   ├── KafkaUntrusted       nothing shows that it is our Kafka who answers there
     │   ├── LocalKafkaError      the local Kafka could not be fetched, started or stopped
     │   └── TopicMismatch        topics differ from what the contract says
     ├── PartitionFault           a partition task must not go on; the process ends and the next owner resumes
@@ -26,7 +29,12 @@ Anything else that escapes is a bug and is shown with its traceback.
     │   └── StepFailed           it did not work this time; trying again may help
     │       └── FenceFailed      power was not read as off; it may be on, or off
     ├── LabError                 the lab of libvirt nodes could not be set up, or lacks something of this machine
+    ├── AccessError              a call to the service was refused before it was known who calls
+    │   ├── Unauthenticated      no credentials, or none that prove an identity
+    │   ├── TooManyAttempts      too many failed attempts from one address
+    │   └── AccessUnavailable    nobody can tell at the moment: what proves identities is not at hand yet
     ├── LookupFailed             the VM, run or plan is not known, or its data is not at hand yet
+    ├── NotFresh                 what is known is too old to be an answer; trying again in a moment helps
     └── AuditBroken              the audit trail does not verify
 """
 
@@ -36,6 +44,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "AccessError",
+    "AccessUnavailable",
     "AuditBroken",
     "ConfigError",
     "ContractError",
@@ -48,18 +58,24 @@ __all__ = [
     "HypervisorError",
     "IncompatibleSchema",
     "KafkaError",
+    "KafkaForbidden",
     "KafkaUnavailable",
+    "KafkaUntrusted",
     "LabError",
     "LocalKafkaError",
     "LookupFailed",
     "Mistake",
+    "NotFresh",
     "PartitionFault",
+    "ServiceFileError",
     "SiteFileError",
     "StaleEpoch",
     "StepFailed",
     "StepRefused",
+    "TooManyAttempts",
     "TopicMismatch",
     "TopologyError",
+    "Unauthenticated",
     "UndecodableRecord",
     "UnencodableRecord",
 ]
@@ -102,6 +118,10 @@ class SiteFileError(FileError):
     """A site agent's file has mistakes."""
 
 
+class ServiceFileError(FileError):
+    """A service's file has mistakes."""
+
+
 class ContractError(FailoverOrchError):
     """A record does not fit the contract in `schemas/`."""
 
@@ -124,6 +144,14 @@ class KafkaError(FailoverOrchError):
 
 class KafkaUnavailable(KafkaError):
     """Nobody answers at the bootstrap address."""
+
+
+class KafkaForbidden(KafkaError):
+    """Kafka does not know the user, or the password, or no ACL allows what was asked of it."""
+
+
+class KafkaUntrusted(KafkaError):
+    """No certificate that we trust says that it is Kafka who answers at the bootstrap address."""
 
 
 class LocalKafkaError(KafkaError):
@@ -178,8 +206,38 @@ class LabError(FailoverOrchError):
     """The lab of libvirt nodes on this machine could not be set up, or lacks something."""
 
 
+class AccessError(FailoverOrchError):
+    """A call to the service was refused before it was known who calls. Its text is fit for the caller."""
+
+
+class Unauthenticated(AccessError):
+    """No credentials came with a call, or none that prove an identity. Why stands in our log and audit trail alone."""
+
+
+class TooManyAttempts(AccessError):
+    """Too many attempts from one address have failed; it may try again in `retry_after_s` seconds."""
+
+    def __init__(self, sentence: str, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(sentence)
+
+
+class AccessUnavailable(AccessError):
+    """Who calls cannot be told yet: tokens, or an identity provider's keys, are not at hand. Try again in
+    `retry_after_s` seconds.
+    """
+
+    def __init__(self, sentence: str, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(sentence)
+
+
 class LookupFailed(FailoverOrchError):
     """The VM, run or plan asked for is not known, or its data is not at hand yet."""
+
+
+class NotFresh(FailoverOrchError):
+    """What the service knows is too old to be an answer, or older than what the asker knows. Try again in a moment."""
 
 
 class AuditBroken(FailoverOrchError):

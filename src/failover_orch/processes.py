@@ -23,13 +23,25 @@ _ended: dict[int, int] = {}
 def launch(command: list[str], *, output: Path, pid_file: Path, environment: Mapping[str, str] = os.environ) -> int:
     """Start a process in a process group of its own, so that Ctrl-C here does not reach it. Returns its pid."""
     to_file = (os.POSIX_SPAWN_OPEN, 1, str(output), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    # What we were given ourselves, such as a lock's file, it would keep open for as long as it runs.
+    given = [(os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()]
     pid = os.posix_spawn(
-        command[0], command, environment, file_actions=[to_file, (os.POSIX_SPAWN_DUP2, 1, 2)], setpgroup=0
+        command[0], command, environment, file_actions=[*given, to_file, (os.POSIX_SPAWN_DUP2, 1, 2)], setpgroup=0
     )
     written = pid_file.with_suffix(".new")
     written.write_text(f"{pid}\n")
     written.replace(pid_file)
     return pid
+
+
+def _inheritable() -> list[int]:
+    """The descriptors, beyond the three standard ones, that processes of ours would have too."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one of the listing is closed by now
+            if int(entry.name) > 2 and os.get_inheritable(int(entry.name)):  # noqa: PLR2004 (standard error)
+                found.append(int(entry.name))
+    return found
 
 
 def recorded(pid_file: Path, *, mark: str) -> int | None:

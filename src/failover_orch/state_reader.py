@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from failover_orch.config import Settings
-from failover_orch.contract import Codec, partition_of, state_topic
+from failover_orch.contract import Codec, base_topic, partition_of, state_topic
 from failover_orch.domain import Evidence, Moment, ReplicationReport, State, VmMoved
 from failover_orch.domain.explain import learned
 from failover_orch.errors import UndecodableRecord
@@ -91,10 +91,10 @@ async def _standing(config: Settings, codec: Codec, partition: int, vm_ids: Coll
         names=config.names,
         partitions=[partition],
         since_ms=now_ms() - RECENT_MS,
-        behind={topic: store.applied.get(topic, -1) for topic in _KNOWLEDGE},
+        behind=dict.fromkeys(_KNOWLEDGE, -1) | store.applied,
     ):
         for record in records:
-            if record.topic == "evidence" or record.key in keys:
+            if base_topic(record.topic) == "evidence" or record.key in keys:
                 state.update(_learned(state, record, codec))
     return Standing(partition, state, store.applied)
 

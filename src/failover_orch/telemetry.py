@@ -50,6 +50,7 @@ __all__ = [
     "logging_config",
     "record_batch",
     "record_lag",
+    "record_unread_sites",
     "span",
     "start",
     "stop",
@@ -61,6 +62,9 @@ _BATCH_SIZE_BOUNDS = (1, 5, 10, 50, 100, 500, 1000, 2000, 5000, 10_000)
 _TRANSACTION_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _LIBRARIES = ("aiokafka", "faust", "mode")
 """They tell of their daily rounds at INFO; our own lines say what matters of it."""
+_WHOLE_MESSAGES = ("aiokafka.conn", "httpcore", "pypsrp", "spnego")
+"""At DEBUG they write down what is sent and received, with what proves who one is: SASL and NTLM exchanges, from which
+passwords can be guessed at leisure, PLAIN's password itself, a management controller's session token."""
 _EXPORT_TIMEOUT_S = 5.0
 """A collector that is away must not hold up a worker that is asked to end."""
 
@@ -88,6 +92,9 @@ class _Instruments:
         self.runs = meter.create_counter("failover_orch.runs", "{run}", "Runs that reached a state, by kind and state")
         self.refusals = meter.create_counter("failover_orch.refusals", "{refusal}", "Refusals, by rule")
         self.dead_letters = meter.create_counter("failover_orch.dead_letters", "{record}", "Bad records, by topic")
+        self.unread_sites = meter.create_gauge(
+            "failover_orch.unread_sites", "{site}", "Sites added since this worker was started, which it does not read"
+        )
 
 
 @dataclass(slots=True)
@@ -247,6 +254,12 @@ def count_dead_letters(topic: str, records: int = 1) -> None:
         _running.instruments.dead_letters.add(records, {"topic": topic})
 
 
+def record_unread_sites(sites: int) -> None:
+    """So many sites have topics of their own that this worker does not read."""
+    if _running is not None:
+        _running.instruments.unread_sites.set(sites)
+
+
 class Logger:
     """A structured logger: an event in a few fixed words, and fields that tell this one from others like it.
 
@@ -295,7 +308,8 @@ def logging_config(level: str, *, libraries: str = "WARNING") -> dict[str, Any]:
         "formatters": {"line": {"()": formatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
-        "loggers": {name: {"level": level if level == "DEBUG" else libraries} for name in _LIBRARIES},
+        "loggers": {name: {"level": level if level == "DEBUG" else libraries} for name in _LIBRARIES}
+        | {name: {"level": "INFO"} for name in _WHOLE_MESSAGES if level == "DEBUG"},
     }
 
 

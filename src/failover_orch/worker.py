@@ -14,7 +14,7 @@ import faust
 
 from failover_orch import telemetry
 from failover_orch.config import Settings
-from failover_orch.contract import SOURCES, TOPICS, Codec, state_topic
+from failover_orch.contract import TOPICS, Codec, sites_among, sources_of, state_topic
 from failover_orch.errors import KafkaUnavailable, TopicMismatch
 from failover_orch.streams import create_app
 from failover_orch.wire import partition_counts, require_topics
@@ -26,8 +26,10 @@ log = telemetry.logger(__name__)
 _BETWEEN_TRIES_S = 1.0
 
 
-async def wait_for_kafka(settings: Settings) -> None:
+async def wait_for_kafka(settings: Settings) -> tuple[str, ...]:
     """Wait until Kafka answers; a broker that is away for a moment must not end a worker that is just starting.
+
+    Returns the sites that have topics of their own.
 
     Raises:
         TopicMismatch: a topic is missing, or the source topics differ in their number of partitions.
@@ -47,10 +49,12 @@ async def wait_for_kafka(settings: Settings) -> None:
     names = settings.names
     needed = [names.of(topic.name) for topic in TOPICS] + [names.of(state_topic(settings.app_id))]
     require_topics(settings.bootstrap, needed, counts)
-    partitions = {name: counts[names.of(name)] for name in SOURCES}
+    sites = sites_among({names.plain(name) for name in counts if name.startswith(names.prefix)})
+    partitions = {name: counts[names.of(name)] for name in sources_of(sites)}
     if len(set(partitions.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in sorted(partitions.items()))
         raise TopicMismatch(f"source topics must have the same number of partitions, but have {listed}")
+    return sites
 
 
 def run_worker(settings: Settings) -> None:
@@ -76,8 +80,9 @@ def run_worker(settings: Settings) -> None:
 
 def _app(settings: Settings) -> faust.App:
     telemetry.start("worker", settings)
-    asyncio.run(wait_for_kafka(settings))
-    return create_app(settings, Codec.for_registry(settings.schema_registry_url))
+    sites = asyncio.run(wait_for_kafka(settings))
+    log.info("reading for sites", sites=sites)
+    return create_app(settings, Codec.for_registry(settings.schema_registry_url), sites=sites)
 
 
 def __getattr__(name: str) -> Any:

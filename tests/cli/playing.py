@@ -33,6 +33,7 @@ from failover_orch.wire import Publisher, Received, follow, read_to_end
 __all__ = [
     "PLAN",
     "VMS",
+    "Answering",
     "Invoke",
     "Worker",
     "environment",
@@ -130,6 +131,30 @@ def published(settings: Settings, topic: str, *, partitions: Sequence[int] | Non
         ]
 
     return asyncio.run(read())
+
+
+class Answering:
+    """Waits for the next record of a topic and answers it with records."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings = settings
+        self._topic = topic
+
+    def answer(self, answer: Callable[[Any], Sequence[object]]) -> Any:
+        """Blocks until a record is there; returns it once it is answered."""
+        return asyncio.run(self._answer(answer))
+
+    async def _answer(self, answer: Callable[[Any], Sequence[object]]) -> Any:
+        following = follow(self._settings.bootstrap, (self._topic,), names=self._settings.names)
+        async with asyncio.timeout(60), publisher(self._settings) as kafka, aclosing(following) as reading:
+            async for records in reading:
+                value = records[0].value
+                assert value is not None
+                asked = Codec().decode_from(self._topic, value)
+                for one in answer(asked):
+                    await kafka.publish(one)
+                return asked
+        raise AssertionError("no record came")
 
 
 class Worker:

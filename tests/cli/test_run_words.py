@@ -12,7 +12,7 @@ from playing import VMS, Invoke, Worker, environment, invoking, publish, publish
 
 from failover_orch.cli import runs
 from failover_orch.cli.watching import EXIT_REFUSED, EXIT_WAITS
-from failover_orch.cli.words import WORDS, request_to, sayable, why_not
+from failover_orch.cli.words import WORDS
 from failover_orch.config import Settings
 from failover_orch.domain import (
     LEGAL_IN,
@@ -27,6 +27,7 @@ from failover_orch.domain import (
     StepState,
     WantedPoint,
 )
+from failover_orch.service import request_to, sayable, why_not
 
 cli = typer.Typer()
 cli.add_typer(runs.app, name="run")

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 import typer
 from playing import Invoke, environment, invoking, publish, published, snapshot
 
-from failover_orch.cli.addresses import AddressChange, End, FamilyChange
+from failover_orch.cli.addresses import AddressChange, FamilyChange
 from failover_orch.cli.serve import serve
 from failover_orch.cli.vm import app, place
 from failover_orch.config import Settings
@@ -51,6 +52,7 @@ from failover_orch.domain import (
     VmReplicationSettings,
 )
 from failover_orch.errors import ConfigError
+from failover_orch.service import End
 
 NIC0 = Adapter("nic0", AdapterKind.SYNTHETIC, "52:54:00:00:00:01", "prod", ("10.1.0.5/24",))
 NIC1 = Adapter("nic1", AdapterKind.LEGACY, "52:54:00:00:00:02", "backup")
@@ -320,11 +322,34 @@ def test_a_kafka_that_is_away_is_one_sentence(invoke: Invoke) -> None:
     assert len(failed.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])
+def test_reading_is_not_opened_to_other_machines(invoke: Invoke, installation: Settings, host: str) -> None:
+    refused = invoke("serve", "--open-reading", "--host", host)
+    assert refused.exit_code == 1
+    assert f"--open-reading is for loopback addresses, and {host} is none" in " ".join(refused.stderr.split())
+
+
+def test_reading_is_not_opened_behind_a_proxy(invoke: Invoke, installation: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text("proxies: [127.0.0.1]\n")
+    refused = invoke("serve", "--config", str(file), "--open-reading")
+    assert refused.exit_code == 1
+    assert "a proxy lets others in" in " ".join(refused.stderr.split())
+
+
+def test_a_service_file_with_mistakes_is_said(invoke: Invoke, installation: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text("lisen: 127.0.0.1:8080\n")
+    refused = invoke("serve", "--config", str(file))
+    assert refused.exit_code == 1
+    assert "line 1: lisen: is not a key of this format; did you mean 'listen'?" in " ".join(refused.stderr.split())
+
+
 def test_serve_listens_and_ends_on_sigterm(installation: Settings) -> None:
     publish(installation, DB, ROUTE)
     program = "import typer; from failover_orch.cli.serve import serve; typer.run(serve)"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "--port", "0"],
+        [sys.executable, "-c", program, "--port", "0", "--open-reading"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -338,6 +363,9 @@ def test_serve_listens_and_ends_on_sigterm(installation: Settings) -> None:
             while (answer := client.get("/v1/vms/erp-db")).status_code == 503:
                 assert answer.headers["Retry-After"] == "1"
             assert answer.json()["node"] == "p2"
+            # Reading is open; what changes something is not.
+            engaged = client.put("/v1/brake", json={"engaged": True, "reason": "me"}, headers={"Idempotency-Key": "1"})
+            assert engaged.status_code == 403
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:

@@ -28,10 +28,13 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def topics() -> str:
     rows = ["| topic | key | kept | records | who writes | workers read |", "| --- | --- | --- | --- | --- | --- |"]
     for topic in (*TOPICS, STEP_COMMANDS):
-        name = f"{topic.name}.<site>" if topic is STEP_COMMANDS else topic.name
+        name = f"`{topic.name}.<site>`" if topic is STEP_COMMANDS else f"`{topic.name}`"
+        writers = ", ".join(topic.writers)
+        if topic.per_site:
+            name, writers = f"{name}, `{topic.name}.<site>`", f"{writers}; a site's own: its site-agent"
         records = ", ".join(record.__name__ for record in topic.records)
         source = "yes" if topic.source else ""
-        rows.append(f"| `{name}` | {topic.key} | {topic.kept} | {records} | {topic.writers} | {source} |")
+        rows.append(f"| {name} | {topic.key} | {topic.kept} | {records} | {writers} | {source} |")
     return "\n".join(rows)
 
 

@@ -109,7 +109,19 @@ def test_the_newest_schema_says_what_the_dataclass_says(record: type) -> None:
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 def test_every_definition_and_field_has_a_doc_and_every_number_its_unit(record: type) -> None:
-    units = ("count", "milliseconds", "seconds", "minutes", "hours", "bytes", "MiB", "GiB", "port", "number from 0", "percent")
+    units = (
+        "count",
+        "milliseconds",
+        "seconds",
+        "minutes",
+        "hours",
+        "bytes",
+        "MiB",
+        "GiB",
+        "port",
+        "number from 0",
+        "percent",
+    )
     for name, schema in definitions(NEWEST[record.__name__]).items():
         assert schema["doc"].endswith("."), name
         for field in schema.get("fields", ()):

@@ -37,7 +37,10 @@ def place() -> Iterator[Path]:
 @contextmanager
 def demo_vms(place: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "failover_orch", "demo-vms", "--directory", str(place)]
+    # Whoever runs the tests in the background of a shell has it ignored, and the demo would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        signal.signal(signal.SIGINT, before)
         try:
             yield demo
         finally:

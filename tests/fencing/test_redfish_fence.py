@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
+import ssl
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import pytest
 from machines import FAST, P1, PASSWORD, SHORT, Machine, password_file, self_signed
 
 from failover_orch.errors import FenceFailed, FenceRefused
-from failover_orch.fencing import FenceAgent, Login, PowerReading, RedfishFence, fence_agent
+from failover_orch.fencing import FenceAgent, Login, PowerReading, RedfishFence, fence_agent, redfish
 from failover_orch.lab import BmcFault, RedfishBmc
 
 
@@ -125,6 +129,56 @@ async def test_a_certificate_of_somebody_else_is_refused(settings: RedfishFence,
     for ca_file in (other, None):
         with pytest.raises(FenceRefused, match=r"^the certificate of BMC .* is not trusted: .*self.signed"):
             await fence_agent(replace(settings, ca_file=ca_file)).cut(P1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "sentence"),
+    [
+        (b"", b"x" * 3_000_000, r"gives more than 1048576 bytes to GET /redfish/v1/Systems"),
+        (b"", None, r"did not answer GET /redfish/v1/Systems within 8 s"),
+        (b"content-encoding: gzip\r\n", gzip.compress(bytes(100_000_000)), r"answered GET .* that is no JSON object"),
+        (b"location: http://127.0.0.1:1/elsewhere\r\n", b"", r"answered 302 to GET /redfish/v1/Systems"),
+    ],
+)
+async def test_an_answer_without_end_or_that_leads_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: bytes, body: bytes | None, sentence: str
+) -> None:
+    if body is None:
+        monkeypatch.setattr(redfish, "_CALL_S", 0.3)
+        sentence = sentence.replace("8 s", "0.3 s")
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    enough = threading.Event()
+
+    class Controller(StreamRequestHandler):
+        timeout = 5.0
+
+        def handle(self) -> None:
+            with suppress(OSError):
+                while self.rfile.readline() not in (b"\r\n", b""):
+                    continue
+                status = b"302 Found" if b"location" in lines else b"200 OK"
+                self.wfile.write(b"HTTP/1.1 %s\r\n%sconnection: close\r\n\r\n" % (status, lines))
+                while body is None and not enough.wait(0.05):
+                    self.wfile.write(b" ")
+                self.wfile.write(body or b"")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Controller) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        url, password = f"https://127.0.0.1:{server.server_address[1]}", password_file(tmp_path)
+        fence = RedfishFence(
+            "primary", "p1", url, "admin", password, ca_file=certificate, login=Login.BASIC, pace=SHORT
+        )
+        try:
+            with pytest.raises(FenceFailed, match=sentence):
+                await fence_agent(fence).cut(P1)
+        finally:
+            enough.set()
+            server.shutdown()
+            serving.join()
 
 
 async def test_a_file_of_certificates_that_is_none(settings: RedfishFence, tmp_path: Path) -> None:

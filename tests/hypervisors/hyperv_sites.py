@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperv import StandIn, VmSpec
+from hyperv.world import AuthorizationEntry
 
 from contract import ISOLATED, WITH_ADDRESSES
 from failover_orch.domain.records import Action
+from failover_orch.domain.replication_settings import ReplicationServer
 from failover_orch.hypervisors.hyperv import (
     Authentication,
     HyperVHypervisor,
@@ -22,7 +24,7 @@ from failover_orch.hypervisors.hyperv import (
 )
 from worlds import DR_ADDRESSES, command
 
-__all__ = ["SITES", "Sites", "driver", "settings", "sites_of"]
+__all__ = ["SITES", "Sites", "at_the_console", "driver", "settings", "sites_of"]
 
 SITES = {"primary": ("p1", "p2"), "dr": ("d1", "d2")}
 
@@ -85,6 +87,26 @@ async def sites_of(
         async with primary, dr:
             yield Sites(stand_in, primary, dr)
         assert stand_in.faults_left() == ()
+
+
+def at_the_console(stand_in: StandIn, node: str, wanted: ReplicationServer) -> None:
+    """Somebody changes a node's replication settings with tools of their own."""
+    with stand_in.lock:
+        server = stand_in.node(node).server
+        server.enabled, server.any_server = wanted.enabled, wanted.from_any_server
+        server.authentication, server.thumbprint = wanted.authentication.value, wanted.certificate_thumbprint
+        server.kerberos_port, server.certificate_port = wanted.http_port, wanted.https_port
+        server.storage = wanted.default_storage_location
+        server.monitoring_interval_s = wanted.monitoring_interval_s
+        server.monitoring_start_s = wanted.monitoring_start_minute * 60
+        server.port_mapping = {
+            "KerberosAuthenticationPortMapping": {each.node: each.port for each in wanted.http_port_map},
+            "CertificateAuthenticationPortMapping": {each.node: each.port for each in wanted.https_port_map},
+        }
+        server.entries = [
+            AuthorizationEntry(entry.primary_server, entry.storage_location, entry.trust_group)
+            for entry in wanted.authorization
+        ]
 
 
 def _nodes(stand_in: StandIn, site: str, seen_from: str, auth: str) -> tuple[HyperVNode, ...]:

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import ParamSpec
 
 import pytest
-from hyperv_sites import SITES, Sites, sites_of
+from hyperv_sites import SITES, Sites, at_the_console, sites_of
 
 from contract import PLANNED, REPROTECT, UNPLANNED, HypervisorContract, Pair
 from failover_orch.domain.records import Action
+from failover_orch.domain.replication_settings import (
+    AcceptedAuthentication,
+    AuthorizationEntry,
+    InitialReplication,
+    NodePort,
+    ReplicationServer,
+    VmReplication,
+)
 
+SERVER = ReplicationServer(
+    enabled=True,
+    http_port=8080,
+    http_port_map=(NodePort("d1.dr.example", 81), NodePort("d2.dr.example", 82), NodePort("dr-broker.dr.example", 80)),
+    authorization=(AuthorizationEntry("primary-broker.primary.example", "C:\\ClusterStorage\\dr", "stand-in"),),
+)
+NOT_TAKEN_OF_VMS = {
+    "excluded_disks": VmReplication(excluded_disks=("d.vhdx",)),
+    "initial_replication": VmReplication(initial_replication=InitialReplication.EXPORT),
+    "initial_start_at_ms": VmReplication(initial_start_at_ms=1),
+    "extended_to": VmReplication(extended_to="far-cluster"),
+    "extended_frequency_s": VmReplication(extended_frequency_s=900),
+}
 _Arguments = ParamSpec("_Arguments")
 
 
@@ -37,6 +59,13 @@ class TestHyperV(HypervisorContract):
                 restore_link=_hand(hosts.restore_link),
                 migrate=migrate,
                 replicate=_hand(hosts.replicate),
+                at_the_console=_hand(lambda node, server: at_the_console(hosts, node, server)),
+                server=SERVER,
+                not_taken={
+                    "DefaultStorageLocation": replace(SERVER, from_any_server=True, authorization=()),
+                    "CertificateThumbprint": replace(SERVER, authentication=AcceptedAuthentication.BOTH),
+                },
+                not_taken_of_vms=NOT_TAKEN_OF_VMS,
             )
 
 

@@ -17,16 +17,19 @@ from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.domain.inventory import AdapterKind, ClusterInventory, IntegrationServices, NodeState, VmInventory
 from failover_orch.domain.records import Action, Location, Role, RouteCause, RoutingUpdate
 from failover_orch.domain.replication import ReplicationHealth, ReplicationState
+from failover_orch.domain.replication_settings import (
+    AuthorizationEntry,
+    NodePort,
+    ReplicationServer,
+    VmReplication,
+)
 from failover_orch.domain.settings import AdapterAddresses, FamilyAddresses, Gate, GateKind
 from failover_orch.domain.terms import PointChoice, WantedPoint
-from failover_orch.errors import ConfigError, HypervisorError, StaleEpoch, StepFailed, StepRefused
+from failover_orch.errors import HypervisorError, StaleEpoch, StepFailed, StepRefused
 from failover_orch.fencing import Fences, PowerReading, Target
 from failover_orch.hypervisors.hyperv import (
-    AcceptedAuthentication,
     AdapterNaming,
-    AuthorizationEntry,
     HyperVHypervisor,
-    ReplicationServer,
     VmNaming,
 )
 from failover_orch.hypervisors.hyperv.acts import Overtaken, keep_record
@@ -484,51 +487,76 @@ async def test_an_agent_that_gives_up_waiting_leaves_the_step_to_end_by_itself(s
     assert sites.effects("Start-VMFailover") == 1
 
 
+async def test_a_test_copy_that_was_left_behind_is_pointed_out(sites: Sites) -> None:
+    for action in (Action.CREATE_TEST, Action.START_TEST):
+        await sites.do(action)
+    sites.stand_in.migrate("vm-1", "d2", alone=True)
+    found = await sites.dr.observe("vm-1")
+    assert (found["node"], found["test/node"]) == ("d2", "d1")
+    for action in (Action.VERIFY_TEST, Action.DELETE_TEST):
+        with pytest.raises(StepRefused, match=r"is on d1 and its replica on d2.*move the replica back to d1"):
+            await sites.do(action, attempt=2)
+    sites.stand_in.migrate("vm-1", "d1", alone=True)
+    assert "test/node" not in await sites.do(Action.DELETE_TEST, attempt=3)
+
+
 # Settings of the site
 
 
 WANTED = ReplicationServer(
-    enabled=True, default_storage="C:\\ClusterStorage\\dr", http_port=8080, monitoring_interval_s=7 * 86_400
+    enabled=True,
+    default_storage_location="C:\\ClusterStorage\\dr",
+    http_port=8080,
+    monitoring_interval_s=7 * 86_400,
+    authorization=(AuthorizationEntry("primary-broker.primary.example", "C:\\ClusterStorage\\dr", "factory"),),
 )
-ENTRY = AuthorizationEntry("primary-broker.primary.example", "C:\\ClusterStorage\\dr", "factory")
 
 
-async def test_replication_settings_are_made_on_every_node_and_read_back(sites: Sites) -> None:
-    servers = sites.dr.replication_servers
-    for wanted in (WANTED, replace(WANTED, enabled=False), WANTED):
-        await servers.set_settings(wanted)
-        assert dict(await servers.settings()) == {"d1": wanted, "d2": wanted}
-    before = sites.effects("Set-VMReplicationServer")
-    await servers.set_settings(WANTED)
-    assert sites.effects("Set-VMReplicationServer") == before
+async def test_settings_that_are_so_already_are_not_made_again(sites: Sites) -> None:
+    await sites.dr.apply_server("d1", WANTED)
+    before = sites.stand_in.effects
+    await sites.dr.apply_server("d1", WANTED)
+    assert sites.stand_in.effects == before
 
 
-async def test_authorization_entries_are_those_asked_for_on_every_node(sites: Sites) -> None:
-    servers = sites.dr.replication_servers
-    await servers.set_settings(WANTED)
-    for wanted in (
-        {ENTRY},
-        {ENTRY, replace(ENTRY, primary_server="*.other.example")},
-        {replace(ENTRY, storage="D:\\r")},
-        set(),
-    ):
-        await servers.set_entries(wanted)
-        assert dict(await servers.entries()) == {"d1": wanted, "d2": wanted}
-    with pytest.raises(ConfigError, match="has more than one authorization entry"):
-        await servers.set_entries([ENTRY, replace(ENTRY, trust_group="other")])
+async def test_a_server_that_stays_authorised_is_so_throughout(sites: Sites) -> None:
+    other = AuthorizationEntry("*.other.example", "D:\\r", "other")
+    await sites.dr.apply_server("d1", WANTED)
+    before = sites.effects("Remove-VMReplicationAuthorizationEntry")
+    await sites.dr.apply_server("d1", replace(WANTED, authorization=(other, *WANTED.authorization)))
+    await sites.dr.apply_server("d1", WANTED)
+    assert sites.effects("Remove-VMReplicationAuthorizationEntry") == before + 1
 
 
-@pytest.mark.parametrize(
-    ("wanted", "what"),
-    [
-        (replace(WANTED, from_any_server=True, default_storage=""), "needs a default storage location"),
-        (replace(WANTED, authentication=AcceptedAuthentication.BOTH), "needs the thumbprint"),
-        (replace(WANTED, monitoring_interval_s=5), "monitoring interval of 5 s is none that Hyper-V takes"),
-    ],
-)
-async def test_settings_that_no_host_would_take_are_refused(sites: Sites, wanted: ReplicationServer, what: str) -> None:
-    with pytest.raises(ConfigError, match=what):
-        await sites.dr.replication_servers.set_settings(wanted)
+async def test_accepting_all_and_accepting_some_exclude_each_other(sites: Sites) -> None:
+    anybody = replace(WANTED, from_any_server=True, authorization=())
+    for wanted in (WANTED, anybody, WANTED):
+        await sites.dr.apply_server("d1", wanted)
+        assert await sites.dr.servers(["d1"]) == {"d1": wanted}
+
+
+async def test_ports_are_for_all_nodes_or_mapped_for_each(sites: Sites) -> None:
+    ports = (NodePort("d1.dr.example", 81), NodePort("d2.dr.example", 82), NodePort("dr-broker.dr.example", 80))
+    for wanted in (replace(WANTED, http_port_map=ports), WANTED, replace(WANTED, https_port_map=ports, http_port=80)):
+        await sites.dr.apply_server("d1", wanted)
+        assert await sites.dr.servers(["d1"]) == {"d1": wanted}
+
+
+async def test_of_a_node_that_does_not_answer_it_is_said_why(sites: Sites) -> None:
+    sites.stand_in.power_off_node("d2")
+    told = await sites.dr.servers()
+    assert isinstance(told["d1"], ReplicationServer)
+    assert "d2" in str(told["d2"])
+    with pytest.raises(StepFailed, match="d2"):
+        await sites.dr.apply_server("d2", WANTED)
+
+
+async def test_a_vm_that_is_told_what_it_does_already_is_left_alone(sites: Sites) -> None:
+    wanted = VmReplication(frequency_s=30, recovery_points=12, application_consistent_hours=3, auto_resynchronize=True)
+    await sites.primary.apply_replication("vm-1", wanted)
+    before = sites.effects("Set-VMReplication")
+    await sites.primary.apply_replication("vm-1", wanted)
+    assert sites.effects("Set-VMReplication") == before == 1
 
 
 async def test_the_way_to_the_peer_is_tried_from_every_node(sites: Sites) -> None:

@@ -9,9 +9,13 @@ from typing import ParamSpec
 import pytest
 
 from contract import HypervisorContract, Pair
+from failover_orch.domain.replication_settings import AuthorizationEntry, ReplicationServer
 from failover_orch.hypervisors.simulated import SimulatedHypervisor, SimulatedWorld
 from worlds import Clock, make_world
 
+SERVER = ReplicationServer(
+    enabled=True, authorization=(AuthorizationEntry("primary-broker.primary.example", "/csv/d", "gold"),)
+)
 _Arguments = ParamSpec("_Arguments")
 
 
@@ -29,6 +33,8 @@ class TestSimulated(HypervisorContract):
             restore_link=_hand(world.restore_link),
             migrate=_hand(lambda node: world.migrate("vm-1", node)),
             replicate=_hand(lambda: _cycle(world, clock)),
+            at_the_console=_hand(world.set_server),
+            server=SERVER,
         )
 
 

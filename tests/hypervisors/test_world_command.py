@@ -50,6 +50,26 @@ def test_a_world_is_played_with(tmp_path: Path) -> None:
     assert world.sites()["primary"]
 
 
+def test_replication_settings_go_wrong_on_purpose(tmp_path: Path) -> None:
+    path = tmp_path / "world.db"
+    world = make_world(path)
+    run(path, "set-server", "d1", "http_port=8080", "monitoring_interval_s=7d")
+    assert (world.server("d1").http_port, world.server("d1").monitoring_interval_s) == (8080, 7 * 86_400)
+    assert world.server("d2").http_port == 80
+    run(path, "add-node", "dr-cluster", "d3", "--storage", "/csv/d")
+    (cluster,) = [one for one in world.clusters() if one.site == "dr"]
+    assert [storage.path for storage in cluster.nodes[-1].storages] == ["/csv/d"]
+    run(path, "fail-settings", "d3", "--kind", "fail", "--times", "2")
+    for arguments, what in (
+        (("set-server", "d1", "on_drift=CORRECT"), "a node does not have it"),
+        (("set-server", "d1", "http_prot=1"), "http_port"),
+        (("add-node", "dr-cluster", "d4", "--storage", "/no"), "it has /csv/p, /csv/d, /csv/e"),
+    ):
+        result = RUNNER.invoke(app, [*arguments, "--world", str(path)])
+        assert result.exit_code == 1
+        assert what in " ".join(result.output.split())
+
+
 def test_what_is_out_of_order_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "world.db"
     world = make_world(path)

@@ -12,7 +12,7 @@ from aiokafka import errors as aiokafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from failover_orch.config import Settings
-from failover_orch.contract import SOURCES, TOPICS, Kept
+from failover_orch.contract import PER_SITE, SOURCES, TOPICS, Kept
 from failover_orch.errors import KafkaError, KafkaUnavailable, TopicMismatch
 from failover_orch.kafka import (
     DesiredTopic,
@@ -35,6 +35,7 @@ def by_name(settings: Settings, replication: int = 1) -> dict[str, DesiredTopic]
 def test_every_topic_of_the_contract_and_those_beside_it() -> None:
     expected = {f"x-{topic.name}" for topic in TOPICS}
     expected |= {"x-step-commands.primary", "x-step-commands.dr", "x-app-state"}
+    expected |= {f"x-{name}.{site}" for name in PER_SITE for site in ("primary", "dr")}
     desired = by_name(PLAIN)
     assert desired.keys() == expected
     assert {topic.partitions for topic in desired.values()} == {6}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,8 +22,8 @@ from failover_orch.config import Settings
 from failover_orch.contract import Codec, Names
 from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.errors import LocalKafkaError
-from failover_orch.kafka import LocalKafka, create_topics, desired_topics
-from failover_orch.kafka.tools import java, libraries
+from failover_orch.kafka import LocalKafka, create_topics, desired_topics, tools
+from failover_orch.kafka.tools import JARS, KAFKA_VERSION, java, libraries
 from failover_orch.processes import alive, launch, recorded, terminate
 from failover_orch.wire import Publisher, read_to_end
 
@@ -108,21 +110,30 @@ def test_maven_that_fails_leaves_nothing(script: Script, tmp_path: Path) -> None
 FAKE_MAVEN = """
 echo fetched >> {calls}
 for argument; do case $argument in -DoutputDirectory=*) out=${{argument#-DoutputDirectory=}};; esac; done
-mkdir -p "$out" && {meanwhile} && : > "$out/kafka_2.13.jar"
+mkdir -p "$out" && {meanwhile} && echo jar > "$out/kafka_2.13.jar"
 """
 
 
-def test_two_processes_fetch_once(script: Script, tmp_path: Path) -> None:
+@pytest.fixture
+def jars(tmp_path: Path) -> Path:
+    """The list of the only jar that the fake Maven gives."""
+    listed = tmp_path / "jars.sha256"
+    digest = hashlib.sha256(b"jar\n").hexdigest()
+    listed.write_text(f"{digest}  kafka_2.13.jar\n")
+    return listed
+
+
+def test_two_processes_fetch_once(script: Script, tmp_path: Path, jars: Path) -> None:
     calls, go = tmp_path / "calls", tmp_path / "go"
     os.mkfifo(go)
     script("mvn", FAKE_MAVEN.format(calls=calls, meanwhile=f"read _ < {go}"))
     fetch = (
-        "import pathlib, sys; from failover_orch.kafka.tools import libraries as l; print(l(pathlib.Path(sys.argv[1])))"
+        "import pathlib, sys; from failover_orch.kafka.tools import libraries; "
+        "print(libraries(pathlib.Path(sys.argv[1]), jars=pathlib.Path(sys.argv[2])))"
     )
     cache = tmp_path / "cache"
-    fetching = [
-        subprocess.Popen([sys.executable, "-c", fetch, str(cache)], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    command = [sys.executable, "-c", fetch, str(cache), str(jars)]
+    fetching = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     until(calls.exists)
     assert not (cache / "kafka-4.4.0").exists()
     go.write_text("\n")
@@ -132,16 +143,52 @@ def test_two_processes_fetch_once(script: Script, tmp_path: Path) -> None:
     assert sorted(path.name for path in cache.iterdir()) == ["kafka-4.4.0", "kafka-4.4.0.lock"]
 
 
-def test_a_changed_pom_is_fetched_anew(script: Script, tmp_path: Path) -> None:
+def test_a_changed_pom_is_fetched_anew(script: Script, tmp_path: Path, jars: Path) -> None:
     calls = tmp_path / "calls"
     script("mvn", FAKE_MAVEN.format(calls=calls, meanwhile=":"))
     cache = tmp_path / "cache"
-    libraries(cache)
-    libraries(cache)
+    libraries(cache, jars=jars)
+    libraries(cache, jars=jars)
     assert calls.read_text() == "fetched\n"
     (cache / "kafka-4.4.0" / "pom.xml").write_text("of an older release")
-    assert (libraries(cache) / "kafka_2.13.jar").exists()
+    assert (libraries(cache, jars=jars) / "kafka_2.13.jar").exists()
     assert calls.read_text() == "fetched\nfetched\n"
+
+
+def test_a_jar_that_maven_had_from_elsewhere_is_not_kept(script: Script, tmp_path: Path, jars: Path) -> None:
+    script("mvn", FAKE_MAVEN.format(calls=tmp_path / "calls", meanwhile=":"))
+    jars.write_text(f"{'0' * 64}  kafka_2.13.jar\n")
+    with pytest.raises(LocalKafkaError, match=r"kafka_2.13.jar has the SHA-256 [0-9a-f]{64}, expected 0{64}: Maven's"):
+        libraries(tmp_path / "cache", jars=jars)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka-4.4.0.lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("kafka_2.13.jar", "tampered with", r"kafka_2.13.jar has the SHA-256"),
+        ("zz.jar", "one more", r"zz.jar in .* is none of the jars that Kafka is made of"),
+        ("kafka_2.13.jar", None, r"kafka_2.13.jar is missing of Kafka's jars"),
+    ],
+)
+def test_a_jar_that_changed_since_it_was_fetched_is_not_run(
+    script: Script, tmp_path: Path, jars: Path, name: str, content: str | None, sentence: str
+) -> None:
+    script("mvn", FAKE_MAVEN.format(calls=tmp_path / "calls", meanwhile=":"))
+    cache = tmp_path / "cache"
+    changed = libraries(cache, jars=jars) / name
+    changed.unlink(missing_ok=True)
+    if content is not None:
+        changed.write_text(content)
+    with pytest.raises(LocalKafkaError, match=rf"{sentence}.*: remove {cache / 'kafka-4.4.0'} to have it fetched"):
+        libraries(cache, jars=jars)
+
+
+def test_every_jar_that_is_run_is_listed_with_its_hash() -> None:
+    lines = JARS.read_text().splitlines()
+    assert len(lines) > 40
+    assert all(re.fullmatch(r"[0-9a-f]{64}  [A-Za-z0-9._-]+\.jar", line) for line in lines)
+    assert {f"kafka_2.13-{KAFKA_VERSION}.jar", f"kafka-server-{KAFKA_VERSION}.jar"} <= {line[66:] for line in lines}
 
 
 def test_a_pid_that_is_somebody_elses_is_not_trusted(tmp_path: Path) -> None:
@@ -221,10 +268,11 @@ def write_cluster(directory: Path, broker: int, controller: int) -> None:
 
 
 @pytest.fixture
-def fake_kafka(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_kafka(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jars: Path) -> Path:
     """A directory for a local Kafka whose jars are there; its Java is for the test to write."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     script("mvn", FAKE_MAVEN.format(calls=tmp_path / "calls", meanwhile=":"))
+    monkeypatch.setattr(tools, "JARS", jars)
     return tmp_path / "kafka"
 
 

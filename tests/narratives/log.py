@@ -16,6 +16,8 @@ from failover_orch.domain.records import (
     RoutingUpdate,
     RunSnapshot,
 )
+from failover_orch.domain.replication_settings import SettingsRevision, SettingsScope, SettingsStanding
+from failover_orch.domain.settings_catalogue import setting_texts
 from narratives.story import clock
 
 __all__ = ["BEGINNING_MS", "Line", "render", "said"]
@@ -52,6 +54,13 @@ def said(output: Output, now_ms: int, *, audited: bool) -> Iterator[Line]:
         case RunSnapshot() if output.state.ended:
             if achieved := "; ".join(_achieved(output)):
                 yield Line(now_ms, output.vm_id or output.run_id, f"achieved: {achieved}")
+        case SettingsRevision():
+            yield Line(now_ms, output.target, _revision(output))
+        case SettingsStanding():
+            subject = output.target if output.scope is SettingsScope.VM else f"{output.target}/{output.node}"
+            why = f": {output.detail}" if output.detail else ""
+            where = f" on {output.node}" if output.scope is SettingsScope.VM and output.node else ""
+            yield Line(now_ms, subject, f"settings version {output.version}{where}: {output.standing}{why}")
         case AuditEntry() if audited:
             by = f"{output.actor}: {output.reason}" + (f" ({output.ticket})" if output.ticket else "")
             yield Line(now_ms, output.subject, f"audit trail: {output.what}, {output.outcome}, by {by}")
@@ -72,6 +81,17 @@ def _health(change: HealthChange, now_ms: int) -> Iterator[Line]:
         why = f": {'; '.join(change.defects)}" if change.defects else ""
         became = f"still {change.readiness}" if same else f"{change.readiness}, was {change.previous_readiness}"
         yield Line(now_ms, subject, f"readiness {became}{why}{forecast}")
+
+
+def _revision(revision: SettingsRevision) -> str:
+    by = f"{revision.actor}: {revision.reason}" + (f" ({revision.ticket})" if revision.ticket else "")
+    if revision.refused:
+        return (
+            f"settings stay at version {revision.version}, a change is refused to {by}; {'; '.join(revision.refused)}"
+        )
+    texts = setting_texts(revision)
+    changed = ", ".join(f"{name} {texts[name]}" for name in revision.changed) or "nothing that was not so"
+    return f"settings version {revision.version} by {by}; {changed}"
 
 
 def _achieved(run: RunSnapshot) -> Iterator[str]:

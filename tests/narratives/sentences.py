@@ -15,6 +15,7 @@ from simulator import PRIMARY, REPLICA, Behaviour
 from failover_orch.domain.facts import FailoverKind, FailoverRequested, RequestAction
 from failover_orch.domain.inventory import ClusterInventory, NodeState
 from failover_orch.domain.policies import ApprovalRule, AutomaticMode, Brake, Evidence, Policy, PolicyScope, Verdict
+from failover_orch.domain.replication_settings import SettingsChange, SettingsScope
 from failover_orch.domain.settings import (
     AdapterAddresses,
     FamilyAddresses,
@@ -430,6 +431,51 @@ def _new_policy(world: StoryWorld, match: Match) -> None:
     world.send(replace(policy(match), actor=match["who"], reason="as the house wants it", set_at_ms=world.now_ms))
 
 
+def _new_replication(world: StoryWorld, match: Match) -> None:
+    target = match["target"]
+    pairs = (part.partition(" ") for part in match["settings"].split(", "))
+    scope = SettingsScope.VM if target in world.machines else SettingsScope.CLUSTER
+    world.set_replication(
+        SettingsChange(
+            scope=scope,
+            target=target,
+            changes={name: text for name, _, text in pairs},
+            actor=match["who"],
+            reason=match["why"],
+            requested_at_ms=world.now_ms,
+            ticket=match["ticket"] or "",
+            based_on=int(match["version"]) if match["version"] else -1,
+            change_id=f"{match['who']}-{world.now_ms}",
+        )
+    )
+
+
+def _cannot_take(world: StoryWorld, match: Match) -> None:
+    node, times = match["node"], match["times"]
+    behaviour = Behaviour.REFUSE if match["how"] == "refuse" else Behaviour.FAIL
+    world.scripted[""][node] = [behaviour] * (50 if times == " every time" else int(times.split()[0]) if times else 1)
+    world._deliveries.pop(("", node), None)
+    world.words["", node] = match["detail"]
+
+
+def _overwrites(world: StoryWorld, match: Match) -> None:
+    node, name, text = match["node"], match["name"], match["text"]
+    if match["what"] == "keeps setting":
+        world.overwritten[node] = (name, text)
+    world.overwrite(node, name, text)
+
+
+def _overwrites_no_more(world: StoryWorld, match: Match) -> None:
+    world.overwritten.pop(match["node"])
+
+
+def _joins(world: StoryWorld, match: Match) -> None:
+    node, site = match["node"], match["site"]
+    world.change_cluster(
+        site, lambda cluster: replace(cluster, nodes=(*cluster.nodes, replace(cluster.nodes[0], name=node)))
+    )
+
+
 def _new_address(world: StoryWorld, match: Match) -> None:
     vm_id = match["vm"]
     adapter = AdapterAddresses("nic-0", FamilyAddresses(addresses=(match["address"],)))
@@ -492,6 +538,23 @@ HAPPENINGS: Sequence[tuple[str, Callable[[StoryWorld, Match], None]]] = (
     (rf"\w+ changes the {_PLAN}", _new_plan),
     (rf"(?P<who>\w+) sets the {_POLICY}", _new_policy),
     (rf"(?P<who>\w+) gives (?P<vm>{_NAME}) the address (?P<address>\S+) at dr", _new_address),
+    (
+        (
+            rf"(?P<who>\w+) sets the replication of (?P<target>{_NAME})(?:, as of version (?P<version>\d+),)?"
+            rf" to (?P<settings>[^:]+){_WHY}"
+        ),
+        _new_replication,
+    ),
+    (
+        (
+            r"node (?P<node>\w+) will (?P<how>refuse|fail to take) its settings"
+            r"(?P<times> \d+ times| every time)?: (?P<detail>.+)"
+        ),
+        _cannot_take,
+    ),
+    (r"somebody (?P<what>sets|keeps setting) (?P<name>\w+) of node (?P<node>\w+) to (?P<text>.+)", _overwrites),
+    (r"nobody sets anything on node (?P<node>\w+) any more", _overwrites_no_more),
+    (rf"node (?P<node>\w+) joins (?P<site>{_SITE})", _joins),
     (r"the story ends", _nothing),
 )
 

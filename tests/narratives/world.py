@@ -15,7 +15,14 @@ from machine import Machine
 from simulator import PRIMARY, REPLICA, Behaviour, World
 
 from failover_orch.domain.draft import Decision, Fact
-from failover_orch.domain.facts import FailoverRequested, MoveKind, RequestAction, StepResult, VmMoved
+from failover_orch.domain.facts import (
+    FailoverRequested,
+    MoveKind,
+    RequestAction,
+    StepOutcome,
+    StepResult,
+    VmMoved,
+)
 from failover_orch.domain.inventory import (
     Adapter,
     AdapterKind,
@@ -30,12 +37,20 @@ from failover_orch.domain.inventory import (
 from failover_orch.domain.policies import Evidence, Policy, Verdict
 from failover_orch.domain.records import Action, AuditEntry, JournalEntry, StepCommand
 from failover_orch.domain.replication import ReplicationState
+from failover_orch.domain.replication_settings import (
+    ReplicationServer,
+    SettingsChange,
+    SettingsObserved,
+    SettingsScope,
+    VmReplication,
+)
 from failover_orch.domain.settings import (
     AdapterAddresses,
     FamilyAddresses,
     RecoveryPlan,
     VmReplicationSettings,
 )
+from failover_orch.domain.settings_catalogue import find_setting
 from failover_orch.site.steps import _SAYS
 from narratives.log import BEGINNING_MS, Line, said
 
@@ -45,6 +60,8 @@ CLOUD = "cloud"
 PLACES = {"p1": PRIMARY, "p2": PRIMARY, "d1": REPLICA, "d2": REPLICA}
 CYCLE_MS = 30_000
 WATCH_MS = 15_000
+LOOK_MS = 60_000
+"""How often a site's agent looks at what settings its nodes have."""
 ISOLATED = "isolated"
 _OTHER = {PRIMARY: REPLICA, REPLICA: PRIMARY}
 _TAKES_MS: Mapping[Action, int] = {
@@ -112,6 +129,12 @@ class StoryWorld(World):
         self.clusters = _clusters(wishes.fences)
         self.settings: dict[str, VmReplicationSettings] = {}
         self.plan = wishes.plan
+        self.servers: dict[str, ReplicationServer] = {}
+        """What each node accepts from primary servers."""
+        self.replications: dict[str, VmReplication] = {}
+        self.overwritten: dict[str, tuple[str, str]] = {}
+        """Settings that somebody else makes again and again: by node, the setting and its value as text."""
+        self._looks = False
         self._wishes = wishes
         self._held: dict[str, list[Callable[[], None]]] = defaultdict(list)
         self._before: Fact | None = None
@@ -163,6 +186,37 @@ class StoryWorld(World):
             self.sequences[vm_id, where] += 1
             at_ms, sequence = self.now_ms + after_ms, self.sequences[vm_id, where]
             self.tell_from(site, VmMoved(vm_id, site, where, kind, at_ms, site, sequence=sequence))
+
+    def set_replication(self, change: SettingsChange) -> None:
+        """Somebody changes replication settings; from then on agents look at what their nodes have."""
+        self.send(change)
+        if not self._looks:
+            self._looks = True
+            self._again(LOOK_MS, self._look)
+
+    def overwrite(self, node: str, name: str, text: str) -> None:
+        """Somebody else sets something on a node."""
+        setting = find_setting(SettingsScope.CLUSTER, name)
+        self.servers[node] = replace(self.servers.get(node, ReplicationServer()), **{name: setting.parse(text)})
+
+    def _look(self) -> None:
+        """Site agents say what their nodes have, and the VMs that are active there."""
+        for overwritten, (name, text) in self.overwritten.items():
+            self.overwrite(overwritten, name, text)
+        for site, cluster in self.clusters.items():
+            for node in cluster.nodes:
+                has = self.servers.get(node.name, ReplicationServer())
+                if node.state is not NodeState.DOWN:
+                    self.tell_from(site, SettingsObserved(site, cluster.cluster, node.name, self.now_ms, server=has))
+
+    def _outcome(self, command: StepCommand) -> tuple[StepOutcome, str, Mapping[str, str]]:
+        if command.server is not None:
+            self.servers[command.node] = command.server
+        elif command.replication is not None:
+            self.replications[command.vm_id] = command.replication
+        else:
+            return super()._outcome(command)
+        return StepOutcome.DONE, "", {}
 
     def observe(self, place: str, site: str) -> None:
         """An observer says what it sees of a site."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import httpx
 import pytest
+from made_by_hand import Doorkeeper, Fixed, Noted, calling
 
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
@@ -41,7 +43,8 @@ from failover_orch.domain import (
     VmReplicationSettings,
 )
 from failover_orch.errors import ConfigError
-from failover_orch.service import Feed, ReadModel, create_app, serve
+from failover_orch.service import Feed, KafkaCommands, create_app, serve
+from failover_orch.service.access import ServiceFile
 from failover_orch.wire import Publisher
 
 ROUTE = RoutingUpdate(
@@ -84,30 +87,14 @@ def run(run_id: str, vm_id: str = "v1", state: RunState = RunState.RUNNING) -> R
     return RunSnapshot(run_id, FailoverKind.PLANNED, state, vm_id, (), "alice", "drill", 5, 0, parent_run_id=parent)
 
 
-class Fixed:
-    """A source whose model is made by hand."""
-
-    def __init__(self) -> None:
-        self.model = ReadModel()
-        self.kafka_answers = True
-        for value in (ROUTE, INVENTORY, SETTINGS, HEALTH, PLAN, *POLICIES):
-            self.model.apply(value)
-        self.model.as_of_ms = 1_700_000_000_123
-        self.model.caught_up = True
-
-    async def reachable(self) -> bool:
-        return self.kafka_answers
-
-
 @pytest.fixture
 def source() -> Fixed:
-    return Fixed()
+    return Fixed((ROUTE, INVENTORY, SETTINGS, HEALTH, PLAN, *POLICIES))
 
 
 @pytest.fixture
 async def client(source: Fixed) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(source), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://broker") as client:
+    async with calling(create_app(source, Doorkeeper(), Noted())) as client:
         yield client
 
 
@@ -236,9 +223,10 @@ async def test_errors_are_problems(client: httpx.AsyncClient, path: str, status:
     assert problem["title"]
 
 
-async def test_nothing_can_be_written(client: httpx.AsyncClient) -> None:
+async def test_a_wrong_method_says_which_are_right(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/vms", json={})
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+    assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_a_bug_is_a_problem_that_tells_nothing(client: httpx.AsyncClient, source: Fixed) -> None:
@@ -257,7 +245,7 @@ async def test_a_bug_is_a_problem_that_tells_nothing(client: httpx.AsyncClient, 
     ],
 )
 async def test_until_caught_up_nothing_is_guessed(client: httpx.AsyncClient, source: Fixed, path: str) -> None:
-    source.model.caught_up = False
+    source.knowledge.forget()
     answer = await client.get(path)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -277,14 +265,19 @@ async def test_the_description_names_every_path(client: httpx.AsyncClient) -> No
     assert {"/v1/vms", "/v1/vms/{vm}", "/v1/vms/{vm}/placement", "/v1/runs", "/v1/runs/{run_id}"} <= paths.keys()
 
 
+def feed_of(settings: Settings) -> Feed:
+    return Feed(settings.bootstrap, names=settings.names, codec=Codec(), app_id=settings.app_id)
+
+
 async def test_a_taken_port_is_said_plainly() -> None:
     held = asyncio.Event()
     server = await asyncio.start_server(lambda _reader, _writer: held.set(), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        feed = Feed("127.0.0.1:1", names=Settings().names, codec=Codec())
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {port}.*choose another"):
-            await serve(feed, host="127.0.0.1", port=port, listening=lambda _: None)
+            await serve(
+                feed_of(Settings("127.0.0.1:1")), Doorkeeper(), Noted(), file=ServiceFile(port=port), listening=print
+            )
 
 
 async def answered(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
@@ -297,36 +290,50 @@ async def answered(client: httpx.AsyncClient, path: str, status: int) -> httpx.R
         await asyncio.sleep(0.05)
 
 
-async def test_it_waits_for_a_kafka_that_is_not_there() -> None:
-    feed = Feed("127.0.0.1:1", names=Settings().names, codec=Codec())
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The service on a real port, and a client of it."""
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(feed, host="127.0.0.1", port=0, listening=address.set_result))
-    async with httpx.AsyncClient(base_url=await address) as client:
+    commands = KafkaCommands(settings, Codec())
+    file = ServiceFile(port=0)
+    service = asyncio.create_task(
+        serve(feed_of(settings), Doorkeeper(), commands, file=file, listening=address.set_result)
+    )
+    headers = {"Authorization": "Bearer alice"}
+    async with httpx.AsyncClient(base_url=await address, headers=headers) as client:
+        yield client
+    service.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await service
+
+
+async def test_it_waits_for_a_kafka_that_is_not_there() -> None:
+    async with serving(Settings("127.0.0.1:1")) as client:
         assert (await client.get("/v1/vms")).status_code == 503
         assert (await client.get("/healthz")).status_code == 200
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
+        body = {"engaged": True, "reason": "storm"}
+        answer = await client.put("/v1/brake", json=body, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 503
 
 
 @pytest.mark.kafka
 async def test_on_a_real_kafka_and_a_real_port(settings: Settings) -> None:
-    codec = Codec()
     publisher = Publisher(
-        settings.bootstrap, codec, names=settings.names, partitions=settings.partitions, source="test"
+        settings.bootstrap, Codec(), names=settings.names, partitions=settings.partitions, source="test"
     )
-    feed = Feed(settings.bootstrap, names=settings.names, codec=codec)
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    async with publisher:
+    async with publisher, serving(settings) as client:
         await publisher.publish(ROUTE, INVENTORY, SETTINGS, HEALTH)
-        serving = asyncio.create_task(serve(feed, host="127.0.0.1", port=0, listening=address.set_result))
-        async with httpx.AsyncClient(base_url=await address) as client:
-            vm = (await answered(client, "/v1/vms/erp-db", 200)).json()
-            assert (vm["node"], vm["epoch"], vm["health"]["health"]) == ("p2", 3, "Critical")
-            assert vm["as_of"] is not None
-            assert (await client.get("/readyz")).status_code == 200
-            await publisher.publish(run("r1"))
-            assert (await answered(client, "/v1/runs/r1", 200)).json()["run"]["actor"] == "alice"
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
+        vm = (await answered(client, "/v1/vms/erp-db", 200)).json()
+        assert (vm["node"], vm["epoch"], vm["health"]["health"]) == ("p2", 3, "Critical")
+        assert vm["as_of"] is not None
+        route = await answered(client, "/v1/vms/v1/route", 200)
+        assert (route.json()["node"], route.headers["ETag"]) == ("p2", '"3"')
+        assert (await client.get("/readyz")).status_code == 200
+        await publisher.publish(run("r1"))
+        assert (await answered(client, "/v1/runs/r1", 200)).json()["run"]["actor"] == "alice"
+        body = {"engaged": True, "reason": "storm"}
+        answer = await client.put("/v1/brake", json=body, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 202
+        deadline = time.monotonic() + 30
+        while not (await answered(client, "/v1/brake", 200)).json()["engaged"]:
+            assert time.monotonic() < deadline

@@ -103,7 +103,7 @@ class Agent:
 
     def _begin(self, order: Order) -> None:
         command, now = order.command, self._loop.now_ms
-        lane = command.vm_id or command.key
+        lane = command.vm_id or (f"{command.key}/{command.node}" if command.server is not None else command.key)
         start = max(now, self._lanes.get(lane, 0))
         duration = self._random.randint(2, _SLOW_ACTIONS.get(command.action, 250))
         self._lanes[lane] = start + duration
@@ -208,4 +208,5 @@ class Agent:
 
     def _note(self, order: Order, what: str) -> None:
         command = order.command
-        self._say(f"{self.site.name}: {command.action} {command.vm_id} ({command.run_id} {command.step}) {what}")
+        about = command.vm_id or command.node
+        self._say(f"{self.site.name}: {command.action} {about} ({command.run_id} {command.step}) {what}")

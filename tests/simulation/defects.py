@@ -13,14 +13,17 @@ from failover_orch.domain import (
     AutomaticMode,
     FailoverKind,
     FailoverRequested,
+    KeptSettings,
     PlanRun,
     RequestAction,
     Run,
     RunState,
+    SettingsChange,
     StepState,
     VmState,
     approvals,
     automatic,
+    broker,
     draft,
     effects,
     guards,
@@ -29,6 +32,8 @@ from failover_orch.domain import (
     preconditions,
     requests,
     runs,
+    settings_keeping,
+    settings_nodes,
     workflows,
 )
 from failover_orch.streams.folding import Folding
@@ -126,9 +131,9 @@ def _not_fenced() -> None:
 def _timers_not_rebuilt() -> None:
     begin = Folding.begin
 
-    def begin_without(self: Folding, partitions: int) -> None:
+    def begin_without(self: Folding, partitions: int, kafka: str = "") -> None:
         state, self.store.state = self.store.state, {}
-        begin(self, partitions)
+        begin(self, partitions, kafka)
         self.store.state = state
 
     Folding.begin = begin_without  # type: ignore[method-assign]  # that is the defect
@@ -323,6 +328,32 @@ def _resumed_from_the_start() -> None:
     _replace(resume, resume_all)
 
 
+def _change_repeated() -> None:
+    change = settings_keeping.on_settings_change
+
+    def change_again(draft: Any, said: SettingsChange) -> None:
+        key = f"settings/{said.scope.lower()}/{said.target}"
+        kept = draft.find(key, KeptSettings)
+        if kept is not None:
+            draft.keep(key, replace(kept, heard=()))
+        change(draft, said)
+
+    broker._HANDLERS = {**broker._HANDLERS, SettingsChange: change_again}
+
+
+def _nodes_not_followed() -> None:
+    _replace(settings_keeping.follow_cluster, lambda *_: None)
+
+
+def _failed_for_ever() -> None:
+    fails = settings_nodes.fails
+    _replace(fails, lambda *arguments, again_ms=0: fails(*arguments, again_ms=0))
+
+
+def _vms_not_followed() -> None:
+    _replace(settings_keeping.follow_vm, lambda *_: None)
+
+
 DEFECTS: tuple[Defect, ...] = (
     Defect("a task restores its state without its applied offsets", _restored_without_applied_offsets),
     Defect("records that are delivered again are taken again", _taken_again),
@@ -355,4 +386,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect("a plan keeps no limit", _limit_ignored),
     Defect("a plan that is resumed begins from the start", _resumed_from_the_start),
     Defect("now and then the journal's head is not kept", _heads_forgotten),
+    Defect("a change of settings that comes twice is taken twice", _change_repeated),
+    Defect("a node that is back is not told its settings", _nodes_not_followed),
+    Defect("a node that cannot take its settings is given up", _failed_for_ever),
+    Defect("a VM's settings do not follow it to its other site", _vms_not_followed),
 )

@@ -48,7 +48,8 @@ from failover_orch.domain.policies import ApprovalRule, limits_from
 from failover_orch.streams.folding import Folding
 from simulation.machines import ISOLATED, Effect, Machine
 from simulation.schedule import PEOPLE, START_MS
-from simulation.world import FREQUENCY_S, Watch, World
+from simulation.settings import SettingsWatch
+from simulation.world import CLUSTERS, FREQUENCY_S, Watch, World
 
 __all__ = ["INVARIANTS", "Violated", "Watchman"]
 
@@ -79,6 +80,8 @@ INVARIANTS: Mapping[str, str] = {
     "I24": "what a person says once counts once",
     "I25": "no record is taken twice, and no event told twice",
     "I26": "nothing is done to a VM for a run that has ended",
+    "I27": "versions of settings go up one by one, each change counts once, and nobody is told an old version",
+    "I28": "in the end every node and VM that can has the newest settings, and who is said to have them has",
 }
 
 _FREQUENCY_MS = FREQUENCY_S * 1_000
@@ -118,6 +121,7 @@ class Watchman(Watch):
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._settings = SettingsWatch(world.hypervisors.taken, _require)
         self._machines = world.hypervisors.machines
         self._asked: dict[str, FailoverRequested] = {}
         self._words: defaultdict[str, list[FailoverRequested]] = defaultdict(list)
@@ -205,7 +209,7 @@ class Watchman(Watch):
             case Alert():
                 _require("I21", "unexpected error" not in value.what, value.what)
             case _:
-                pass
+                self._settings.told(value)
 
     def written(self, partition: int, event_id: str) -> None:
         """By its id, which says from which record it came, an event is told once to each partition."""
@@ -232,6 +236,9 @@ class Watchman(Watch):
             raise Violated("I21", f"{type(bug).__name__}: {bug}")
 
     def _command(self, command: StepCommand) -> None:
+        if command.action is Action.APPLY_SETTINGS:
+            self._settings.commanded(command)
+            return
         run_id = command.run_id
         if not command.key:
             known = self._commands.get(command.vm_id, 0)
@@ -569,6 +576,9 @@ class Watchman(Watch):
                 _require("I3", late < _CLOCKS_MS, f"the time of {key} came {late} ms ago, and nobody has looked at it")
         for vm_id, machine in self._machines.items():
             self._route(vm_id, machine)
+            self._settings.at_rest_of_vm(self._vm(vm_id))
+        for site, cluster in CLUSTERS.items():
+            self._settings.at_rest_of_nodes(cluster, list(self._world.sites[site].nodes))
         self._chains()
 
     def _waits_for_somebody(self, run: RunSnapshot) -> bool:
@@ -577,7 +587,8 @@ class Watchman(Watch):
         family = [plan_run, run, *(each for each in self._runs.values() if each.parent_run_id == plan_run.run_id)]
         return any(_named(each) for each in family if not each.state.ended)
 
-    def _route(self, vm_id: str, machine: Machine) -> None:
+    def _vm(self, vm_id: str) -> VmState:
+        """What the workers know of a VM."""
         vm = next(
             (
                 value
@@ -587,6 +598,10 @@ class Watchman(Watch):
             None,
         )
         assert vm is not None
+        return vm
+
+    def _route(self, vm_id: str, machine: Machine) -> None:
+        vm = self._vm(vm_id)
         for location in vm.locations:
             end = machine.ends[location.site]
             what = f"{vm_id} is on {end.node}, the table says {location.node}"

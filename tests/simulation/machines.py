@@ -19,6 +19,7 @@ from failover_orch.domain import (
     StepOutcome,
 )
 from failover_orch.domain.terms import PointChoice, WantedPoint
+from simulation.settings import Taken
 
 __all__ = ["COPY_MS", "ISOLATED", "PRODUCTION", "Effect", "End", "Hypervisors", "Machine", "Site"]
 
@@ -164,6 +165,7 @@ class Hypervisors:
         """Runs whose addresses the guest was found to have."""
         self.ran_twice: list[tuple[int, str, str]] = []
         self.unfenced: list[tuple[int, str, str]] = []
+        self.taken = Taken()
 
     # What the world does to them
 
@@ -225,6 +227,9 @@ class Hypervisors:
 
     def perform(self, command: StepCommand, now_ms: int) -> tuple[StepOutcome, str, dict[str, str]]:
         """What an agent's command leads to: outcome, detail, what is found afterwards."""
+        if command.action is Action.APPLY_SETTINGS:
+            site = self.sites[command.site]
+            return self.taken.apply(command, up=site.powered and site.nodes[command.node])
         machine = self.machines[command.vm_id]
         end = machine.ends[command.site]
         self.cycle(now_ms)

@@ -5,6 +5,7 @@ A schedule is drawn once, before anything runs. Shrinking a failing one is leavi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -23,11 +24,26 @@ from failover_orch.domain.policies import ApprovalRule
 from failover_orch.domain.settings import Gate, GateKind, PlanAction, PlanActionKind
 from failover_orch.domain.terms import CommitPolicy, OnTaskFailure, PointChoice, StepPolicy, WantedPoint
 
-__all__ = ["PEOPLE", "PLAN", "SITES", "START_MS", "Behaviour", "Happening", "Schedule", "VmPlan", "What", "draw"]
+__all__ = [
+    "PEOPLE",
+    "PLAN",
+    "SETTINGS",
+    "SITES",
+    "START_MS",
+    "Behaviour",
+    "Happening",
+    "Schedule",
+    "VmPlan",
+    "What",
+    "draw",
+]
 
 SITES = ("primary", "dr")
+_CLUSTERS = ("pc", "dc")
 PEOPLE = ("ann", "ben", "cat", "dan")
 PLAN = "erp"
+SETTINGS = "settings"
+"""What commands to apply settings are counted under, for what goes wrong with them."""
 START_MS = 1_700_000_000_000
 """When every world begins."""
 _SECOND_MS = 1_000
@@ -62,6 +78,9 @@ class What(StrEnum):
     TWICE = "a record is published twice: number"
     DELAY = "is slow:"
     KAFKA = "Kafka is away"
+    SETTINGS = "sets the replication of"
+    OVERWRITE = "somebody else sets the https_port of"
+    UNABLE = "cannot take its settings:"
 
 
 class Behaviour(StrEnum):
@@ -184,7 +203,9 @@ class _Draw:
             sees_power=self._chance(0.85),
             obliging=self._chance(0.6),
             avro=self._seed % 50 == 49,
-            happenings=tuple(sorted(self._happenings, key=lambda each: each.at_ms)),
+            happenings=tuple(
+                sorted((*self._happenings, *_settings(self._seed, self._vms)), key=lambda each: each.at_ms)
+            ),
         )
 
     # The world
@@ -541,6 +562,38 @@ class _Draw:
 
     def _chance(self, probability: float) -> bool:
         return self._random.random() < probability
+
+
+_OF_CLUSTERS = (
+    "enabled=true;from_any_server=true;default_storage_location=/srv/replicas",
+    "http_port=8080",
+    "http_port=8081;monitoring_interval_s=1h",
+    "http_port=none",
+    "on_drift=CORRECT",
+    "on_drift=ALERT;http_port=",
+)
+_OF_VMS = ("frequency_s=30s", "frequency_s=15m;recovery_points=4", "on_drift=CORRECT", "recovery_points=99")
+
+
+def _settings(seed: int, vms: tuple[VmPlan, ...]) -> Iterator[Happening]:
+    """Replication settings, in one seed of four. With chance of their own: the others' stories stay as they were."""
+    if seed % 4 != 3:
+        return
+    r = Random(f"settings of {seed}")
+    for _ in range(r.randint(1, 5)):
+        target = r.choice((*_CLUSTERS, r.choice(vms).vm_id))
+        more = r.choice(_OF_CLUSTERS if target in _CLUSTERS else _OF_VMS)
+        at_ms = r.choice((r.randint(2_000, 60_000), r.randint(0, _LONGEST_MS)))
+        yield Happening(at_ms, What.SETTINGS, target, number=r.choice((-1, -1, -1, 1)), more=more)
+    for what in (What.OVERWRITE, What.UNABLE):
+        for _ in range(r.choice((0, 0, 1, 2))):
+            node = f"{r.choice(SITES)}-{r.randint(1, 2)}"
+            behaviour = r.choice((Behaviour.REFUSED, Behaviour.FAILED)).name if what is What.UNABLE else ""
+            lasts_ms = r.choice((2_000, 60_000, 500_000)) if what is What.UNABLE else 0
+            yield Happening(r.randint(0, _LONGEST_MS), what, node, r.randint(1, 9), lasts_ms, behaviour)
+    for _ in range(r.choice((0, 1, 3))):
+        lasts_ms = r.choice((500, 5_000, 70_000, 320_000))
+        yield Happening(0, What.COMMAND, SETTINGS, r.randint(1, 10), lasts_ms, r.choice(tuple(Behaviour)).name)
 
 
 _BY_HAND = (

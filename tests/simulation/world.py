@@ -32,6 +32,9 @@ from failover_orch.domain import (
     ReplicationState,
     RequestAction,
     RunSnapshot,
+    SettingsChange,
+    SettingsObserved,
+    SettingsScope,
     StepCommand,
     UnsetAdapters,
     Verdict,
@@ -46,13 +49,15 @@ from simulation.codec import PlainCodec, value_of
 from simulation.log import Log, Record, home
 from simulation.loop import Loop
 from simulation.machines import COPY_MS, ISOLATED, PRODUCTION, End, Hypervisors, Machine, Site
-from simulation.schedule import PEOPLE, SITES, START_MS, Behaviour, Happening, Schedule, VmPlan, What
+from simulation.schedule import PEOPLE, SETTINGS, SITES, START_MS, Behaviour, Happening, Schedule, VmPlan, What
+from simulation.settings import texts_of
 from simulation.workers import Workers
 
-__all__ = ["Watch", "World"]
+__all__ = ["CLUSTERS", "FREQUENCY_S", "Watch", "World"]
 
 FREQUENCY_S = 30
 _TELL_EVERY_MS = 15_000
+_LOOK_AT_SETTINGS_MS = 60_000
 _SETTLED_MS = 1_500
 """When all that is there has been told."""
 _HEALED_MS = 14 * 60_000
@@ -64,7 +69,8 @@ _AT_REST_MS = 40 * 60_000
 _MOST_ANSWERS = 40
 _RESTARTED_MS = 8_000
 """How long a cluster takes to start a VM of a node that is down on another."""
-_CLUSTERS = {"primary": "pc", "dr": "dc"}
+CLUSTERS = {"primary": "pc", "dr": "dc"}
+"""By site."""
 _WITNESS, _THIRD = "witness", "third"
 _PLACES = 2
 """From which a lost site is seen: the other site, and the witness's."""
@@ -196,6 +202,8 @@ class World:
         self.workers.start()
         if self.schedule.periodic:
             self.loop.after(1_000, self._tell, START_MS + _HEALED_MS + _QUIET_MS)
+        if any(each.what is What.SETTINGS for each in self.schedule.happenings):
+            self.loop.after(_LOOK_AT_SETTINGS_MS, self._look_at_settings, START_MS + _HEALED_MS + _QUIET_MS)
 
     def _cluster(self, site: str) -> ClusterInventory:
         nodes = tuple(
@@ -203,7 +211,7 @@ class World:
             for name, up in self.sites[site].nodes.items()
         )
         return ClusterInventory(
-            _CLUSTERS[site],
+            CLUSTERS[site],
             site,
             f"{site}-broker",
             nodes,
@@ -224,7 +232,7 @@ class World:
             ),
             guest=Guest("debian-12", IntegrationServices.RUNNING),
             replication=Replication(
-                end.state, end.site, other.site, _CLUSTERS[end.site], _CLUSTERS[other.site], FREQUENCY_S
+                end.state, end.site, other.site, CLUSTERS[end.site], CLUSTERS[other.site], FREQUENCY_S
             ),
             memory_mib=1_024,
             reported_at_ms=self.now_ms,
@@ -237,7 +245,7 @@ class World:
             node or end.node,
             kind,
             self.now_ms,
-            cluster=_CLUSTERS[end.site],
+            cluster=CLUSTERS[end.site],
             sequence=end.moves,
         )
 
@@ -292,6 +300,8 @@ class World:
 
     def _command(self, command: StepCommand, record: Record) -> None:
         about = command.vm_id if not command.key else (command.plan_run_id and "erp") or "erp"
+        if command.action is Action.APPLY_SETTINGS:
+            about = SETTINGS
         self._commands[about] += 1
         fault = self._faults.get((about, self._commands[about]))
         self._orders += 1
@@ -542,7 +552,52 @@ class World:
         for partition in range(self.log.partitions):
             self.workers.wake(partition, self.now_ms + 1)
 
+    def _set(self, happening: Happening) -> None:
+        """Somebody changes replication settings."""
+        scope = SettingsScope.CLUSTER if happening.target in CLUSTERS.values() else SettingsScope.VM
+        self.publish(
+            SettingsChange(
+                scope,
+                happening.target,
+                texts_of(happening.more),
+                "ann",
+                "as the house wants it",
+                self.now_ms,
+                based_on=happening.number,
+                change_id=f"{happening.target} at {happening.at_ms}: {happening.more}",
+            )
+        )
+
+    def _overwrite(self, happening: Happening) -> None:
+        self.hypervisors.taken.overwrite(happening.target, 8440 + happening.number)
+
+    def _unable(self, happening: Happening) -> None:
+        unable = self.hypervisors.taken.unable
+        unable[happening.target] = Behaviour[happening.more]
+        self.loop.after(happening.lasts_ms, unable.pop, happening.target, None)
+
     # What sites tell of their own accord
+
+    def _look_at_settings(self, until_ms: int) -> None:
+        """Agents say what their nodes have, and the VMs that are active there."""
+        if self.now_ms > until_ms:
+            return
+        self.loop.after(_LOOK_AT_SETTINGS_MS, self._look_at_settings, until_ms)
+        taken = self.hypervisors.taken
+        for site in self.sites.values():
+            if not self.agents[site.name].at_work:
+                continue
+            cluster = CLUSTERS[site.name]
+            for node, up in site.nodes.items():
+                if up:
+                    self.publish(SettingsObserved(site.name, cluster, node, self.now_ms, server=taken.servers[node]))
+            for machine in self.hypervisors.machines.values():
+                end = machine.active
+                if end.site == site.name and self.hypervisors.up(end):
+                    has = taken.replications[machine.vm_id, site.name]
+                    self.publish(
+                        SettingsObserved(site.name, cluster, end.node, self.now_ms, machine.vm_id, replication=has)
+                    )
 
     def _tell(self, until_ms: int) -> None:
         if self.now_ms > until_ms:
@@ -629,6 +684,7 @@ class World:
                     self._node_back(site, node)
         for machine in self.hypervisors.machines.values():
             machine.silenced = False
+        self.hypervisors.taken.unable.clear()
         self._accused.clear()
 
     def _come_to_rest(self) -> None:
@@ -714,4 +770,7 @@ _DO: Mapping[What, Callable[[World, Happening], None]] = {
     What.AGAIN: World._again,
     What.DELAY: World._delay,
     What.KAFKA: World._kafka,
+    What.SETTINGS: World._set,
+    What.OVERWRITE: World._overwrite,
+    What.UNABLE: World._unable,
 }

@@ -185,7 +185,9 @@ async def test_an_agent_that_is_there_is_waited_for_and_one_that_is_gone_is_not(
         return answer(asked, DONE, "at last", {}, now())
 
     async def first_agent() -> None:
-        await publish(settings, await make_claims(settings, "agent-1").once(asked, work, _publishing(settings)))
+        await publish(
+            settings, await make_claims(settings, "agent-1").once(asked, work, _publishing(settings)), site="primary"
+        )
 
     asked = running_script("slow")
     async with _member(settings, "agent-1"):
@@ -201,7 +203,7 @@ async def test_an_agent_that_is_there_is_waited_for_and_one_that_is_gone_is_not(
         assert (await second).detail == "at last"
         # A claim without an end, by an agent that leaves while it is waited for.
         asked = running_script("slow", attempt=2)
-        await publish(settings, answer(asked, BEGUN, "", {CLAIM: "x", CLAIMED_BY: "agent-1"}, now()))
+        await publish(settings, answer(asked, BEGUN, "", {CLAIM: "x", CLAIMED_BY: "agent-1"}, now()), site="primary")
         caplog.clear()
         third = asyncio.create_task(make_claims(settings, "agent-2").once(asked, _must_not, _publishing(settings)))
         async with asyncio.timeout(PATIENCE_S):
@@ -212,7 +214,7 @@ async def test_an_agent_that_is_there_is_waited_for_and_one_that_is_gone_is_not(
 
 async def test_an_agent_is_not_waited_for_beyond_the_deadline(settings: Settings) -> None:
     asked = running_script("slow", deadline_ms=now() - 60_000)
-    await publish(settings, answer(asked, BEGUN, "", {CLAIM: "x", CLAIMED_BY: "agent-1"}, now()))
+    await publish(settings, answer(asked, BEGUN, "", {CLAIM: "x", CLAIMED_BY: "agent-1"}, now()), site="primary")
     async with _member(settings, "agent-1"):
         result = await make_claims(settings, "agent-2").once(asked, _must_not, _publishing(settings))
     assert result.outcome is UNCERTAIN
@@ -251,12 +253,12 @@ async def test_of_two_that_believe_to_have_it_one_begins(settings: Settings) -> 
     def agent(name: str) -> Awaitable[StepResult]:
         async def publish_together(result: StepResult) -> None:
             await both_have_looked.wait()
-            await publish(settings, result)
+            await publish(settings, result, site="primary")
 
         async def work() -> StepResult:
             begun.append(name)
             end = answer(asked, DONE, f"by {name}", {CLAIM: name}, now())
-            await publish(settings, end)
+            await publish(settings, end, site="primary")
             return end
 
         return make_claims(settings, name).once(asked, work, publish_together)
@@ -295,7 +297,7 @@ async def test_what_came_back_too_late_is_not_begun(settings: Settings) -> None:
     result = await claims.once(late, _must_not, _publishing(settings))
     assert (result.outcome, result.detail) == (FAILED, "not begun: its deadline had passed")
     assert CLAIM in result.observed
-    await publish(settings, result)
+    await publish(settings, result, site="primary")
     again = await make_claims(settings, "agent-2").once(
         replace(late, deadline_ms=soon()), _must_not, _publishing(settings)
     )
@@ -304,7 +306,7 @@ async def test_what_came_back_too_late_is_not_begun(settings: Settings) -> None:
 
 async def test_results_older_than_the_ledger_reaches_are_not_read(settings: Settings) -> None:
     asked = running_script("quick")
-    await publish(settings, answer(asked, DONE, "long ago", {CLAIM: "x"}, now()))
+    await publish(settings, answer(asked, DONE, "long ago", {CLAIM: "x"}, now()), site="primary")
     short = make_claims(settings, "agent-1", hours=0)
     assert (await short.once(asked, _done(asked), _publishing(settings))).detail == "now"
     long = make_claims(settings, "agent-2", hours=1)
@@ -316,6 +318,7 @@ def make_claims(settings: Settings, agent: str, *, hours: float = 24) -> Claims:
         CODEC,
         bootstrap=settings.bootstrap,
         names=Names(settings.topic_prefix),
+        site="primary",
         group=f"{settings.app_id}-site-primary",
         agent=agent,
         hours=hours,
@@ -325,7 +328,7 @@ def make_claims(settings: Settings, agent: str, *, hours: float = 24) -> Claims:
 
 def _publishing(settings: Settings) -> Callable[[StepResult], Awaitable[None]]:
     async def publish_it(result: StepResult) -> None:
-        await publish(settings, result)
+        await publish(settings, result, site="primary")
 
     return publish_it
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -287,6 +289,19 @@ async def test_of_a_long_answer_the_beginning_is_kept() -> None:
         result = await run(calling(f"{there.url}/"), urls=(there.url,))
     assert (result.outcome, len(result.observed["body"])) == (StepOutcome.FAILED, 2000)
     assert "was answered 500 and said: beginning xxx" in result.detail
+
+
+async def test_an_answer_that_would_unpack_to_a_gigabyte_is_not_unpacked() -> None:
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 10)) + packer.flush()
+    lines = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with endpoint(lines + bomb) as there:
+        result = await run(calling(f"{there.url}/"), urls=(there.url,))
+        (request,) = there.requests
+    assert result.outcome is StepOutcome.DONE
+    assert "accept-encoding: identity" in request.lower()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
 async def test_no_answer_is_a_failure() -> None:

@@ -61,9 +61,10 @@ async def running(agent: SiteAgent) -> AsyncIterator[asyncio.Task[None]]:
         await task
 
 
-async def publish(settings: Settings, *values: object, traceparent: str = "") -> None:
+async def publish(settings: Settings, *values: object, traceparent: str = "", site: str = "") -> None:
+    """Publish values; those of a site's agent on its own topics."""
     publisher = Publisher(
-        settings.bootstrap, CODEC, names=settings.names, partitions=settings.partitions, source="test"
+        settings.bootstrap, CODEC, names=settings.names, partitions=settings.partitions, source="test", site=site
     )
     async with publisher:
         await publisher.publish(*values, traceparent=traceparent)

@@ -9,8 +9,16 @@ import pytest
 from failover_orch.errors import Mistake, SiteFileError
 from failover_orch.fencing import IpmiFence, LibvirtFence, Login, Pace, PersonFence, Privilege, RedfishFence
 from failover_orch.hypervisors import hyperv
-from failover_orch.hypervisors.libvirt import Injection, LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
+from failover_orch.hypervisors.libvirt import (
+    BrokerAccess,
+    Injection,
+    LibvirtNode,
+    LibvirtSite,
+    PeerSite,
+    ReplicatedVm,
+)
 from failover_orch.site import AgentOptions, SimulatedSite, SiteFile, load_site_file
+from failover_orch.site.site_file_values import is_loopback
 
 EXAMPLES = Path(__file__).parents[2] / "topologies" / "sites"
 LIBVIRT, HYPERV, SIMULATED = (
@@ -74,6 +82,23 @@ def test_a_site_of_libvirt_nodes(directory: Path) -> None:
         answers="ping",
     )
     assert "secret of" not in repr(file), "secrets have no place in logs"
+
+
+def test_without_tls_where_nobody_else_reads(directory: Path) -> None:
+    tls = "  tls: {certificate: dr.crt, key: dr.key, ca: sites.crt}\n"
+    plain = LIBVIRT.replace(tls, "").replace("https://10.99.1.1", "http://10.99.1.1")
+    assert len(mistakes_of(plain, directory)) == 3
+    load(plain.replace("  inject:", "  plaintext: true\n  inject:"), directory)
+    for here in ("127.0.0.1", "localhost"):
+        load(plain.replace("10.99.1.1:8440", f"{here}:8440").replace("10.99.2.1:8440", f"{here}:8440"), directory)
+    assert is_loopback("[::1]")
+    assert not is_loopback("localhost.example")
+
+
+def test_a_key_that_could_be_guessed_is_refused(directory: Path) -> None:
+    (directory / "replication.key").write_text("secret\n")
+    (mistake,) = mistakes_of(LIBVIRT, directory)
+    assert str(mistake).endswith("key_file: holds a key of 6 characters; expected 16 or more, by chance")
 
 
 def test_the_fences_of_a_site(directory: Path) -> None:
@@ -164,6 +189,18 @@ MISTAKES = [
     ("  kind: libvirt\n", "", "hypervisor.kind", "is missing; expected one of libvirt, hyperv, simulated"),
     ("  cluster: dr-cluster\n", "", "hypervisor.cluster", "is missing"),
     ("broker_url: http:", "broker_url: ftp:", "hypervisor.broker_url", "expected a URL such as http://10.0.0.1"),
+    (
+        "  # broker_access: {token_file: broker.token,",
+        "  broker_access: {token_file: replication.key} # ",
+        "hypervisor.broker_access.token_file",
+        "would go over the network in the clear; take https in broker_url",
+    ),
+    (
+        "  # broker_access: {token_file: broker.token,",
+        "  broker_access: {certificate: dr.crt} # ",
+        "hypervisor.broker_access.key",
+        "is missing; expected a path",
+    ),
     ("name: d1\n", "name: d2\n", "hypervisor.nodes[d2].name", "has the node 'd2' already"),
     ("uri: qemu+tcp://10.99.2.2/system", "uri: d1", "hypervisor.nodes[d1].uri", "is 'd1'; expected a libvirt URI"),
     (
@@ -178,6 +215,13 @@ MISTAKES = [
     ("listen: 10.99.2.1:8440", "listen: 10.99.2.1:84400", "hypervisor.listen", "expected a port of at most 65535"),
     ("key_file: replication.key", "key_file: other.key", "hypervisor.key_file", "other.key cannot be read: No such"),
     ("  key_file: replication.key", "", "hypervisor.key_file", "is missing; expected a path"),
+    (
+        "  tls: {certificate: dr.crt, key: dr.key, ca: sites.crt}\n",
+        "",
+        "hypervisor.listen",
+        "give tls, or set hypervisor",
+    ),
+    ('{p1: "https:', '{p1: "http:', "hypervisor.peers.primary.nodes.p1", "would have the sites' key"),
     ("certificate: dr.crt", "certificate: d.crt", "hypervisor.tls.certificate", "d.crt' is not there"),
     ("inject: fw_cfg", "inject: nocloudy", "hypervisor.inject", "did you mean 'nocloud'?"),
     ("answers: ping", "answers: tcp", "hypervisor.answers", "is 'tcp'; expected ping, tcp:PORT or none"),
@@ -205,6 +249,18 @@ MISTAKES = [
     ("- {site: primary, node: p1, a", "- {site: primari, node: p1, a", "fences[p1].site", "did you mean 'primary'?"),
     ("- {site: primary, node: p1, a", "- {site: primary, node: x9, a", "fences[x9].node", "known: p1, p2"),
 ]
+
+
+def test_who_we_are_at_the_broker(directory: Path) -> None:
+    text = LIBVIRT.replace("broker_url: http:", "broker_url: https:").replace(
+        "  # broker_access: {token_file: broker.token, ca: broker-ca.crt}",
+        "  broker_access: {token_file: replication.key, ca: sites.crt, certificate: dr.crt, key: dr.key}",
+    )
+    hypervisor = load(text, directory).hypervisor
+    assert isinstance(hypervisor, LibvirtSite)
+    assert hypervisor.broker_access == BrokerAccess(
+        "secret of replication.key", directory / "sites.crt", directory / "dr.crt", directory / "dr.key"
+    )
 
 
 @pytest.mark.parametrize(

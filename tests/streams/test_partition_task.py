@@ -34,7 +34,6 @@ from failover_orch.domain import (
 from failover_orch.domain.runs import pending_steps
 from failover_orch.errors import GapInPartition, PartitionFault
 from failover_orch.streams import folding
-from failover_orch.streams import partition as module
 from failover_orch.streams.partition import PartitionTask
 from failover_orch.streams.transport import Chunk
 
@@ -207,7 +206,7 @@ async def test_whoever_waits_at_a_full_queue_is_let_go_when_the_task_is_held_or_
     task.gate.clear()
     await feeder.chunk(move(0))
     await task.writing.wait()
-    for offset in range(1, module.QUEUED_CHUNKS + 1):
+    for offset in range(1, len(SOURCES) + 1):
         await feeder.chunk(move(offset))
     waiting = [asyncio.create_task(feeder.chunk(move(100 + n), start=0)) for n in range(len(SOURCES))]
     await asyncio.sleep(0)

@@ -14,7 +14,10 @@ from faust.transport.drivers import aiokafka as driver
 from hypothesis import given
 from hypothesis import strategies as st
 
+from failover_orch.config import Settings
+from failover_orch.contract import Codec
 from failover_orch.errors import PartitionFault
+from failover_orch.streams import create_app
 from failover_orch.streams.transport import CHUNK_RECORDS, Chunk, CoPartitionedAssignor, _ChunkConsumer, _Fetched
 
 Place = tuple[str, int]
@@ -84,6 +87,7 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
 
     monkeypatch.setattr(driver.Consumer, "perform_seek", nothing)
     monkeypatch.setattr(driver.Consumer, "on_partitions_revoked", nothing)
+    monkeypatch.setattr(driver.Consumer, "on_partitions_assigned", nothing)
     return Consumer()
 
 
@@ -149,6 +153,23 @@ async def test_nothing_fetched_between_a_rebalances_beginning_and_its_end_is_han
     assert await consumer.chunks() == []
 
 
+async def test_tasks_are_let_go_where_no_partition_is_left(consumer: Consumer) -> None:
+    """Faust does not take up reading then, and a task that was kept would be fenced when its partition came back."""
+    now = await reading(consumer, p0=5)
+    asked: list[int] = []
+
+    async def begin_reading(partitions: frozenset[Place], reading: int) -> Mapping[Place, int]:
+        assert partitions == frozenset()
+        asked.append(reading)
+        return {}
+
+    consumer.begin_reading = begin_reading  # type: ignore[method-assign]
+    await consumer.on_partitions_assigned({TP})
+    assert asked == []
+    await consumer.on_partitions_assigned(set())
+    assert asked == [now + 1]
+
+
 async def test_a_rebalance_overtaken_by_another_seeks_nowhere(consumer: Consumer) -> None:
     async def another() -> None:
         consumer.in_between = None
@@ -193,3 +214,33 @@ def test_topics_with_the_same_subscribers_are_always_in_one_group(
     subscriptions: dict[str, list[str]], topics: list[str]
 ) -> None:
     assert list(CoPartitionedAssignor._group_co_subscribed(topics, subscriptions)) == [set(topics)]
+
+
+def test_while_workers_read_different_topics_those_that_read_the_most_are_given_everything() -> None:
+    """A worker of before a site was added would have a share of the common topics, and another the site's own."""
+    few, many = ["moves", "results"], ["moves", "results", "results.dr"]
+    assigned = assignment({"old-1": few, "new-1": many, "old-2": few, "new-2": many})
+    assert assigned["old-1"] == assigned["old-2"] == {}
+    for member in ("new-1", "new-2"):
+        assert assigned[member].keys() == set(many)
+        assert len(set(map(tuple, assigned[member].values()))) == 1
+    assert sorted(assigned["new-1"]["moves"] + assigned["new-2"]["moves"]) == list(range(PARTITIONS))
+
+
+def test_workers_that_read_the_same_topics_share_them() -> None:
+    assigned = assignment({"one": ["a", "b"], "two": ["b", "a"]})
+    assert [len(assigned[member][topic]) for member in ("one", "two") for topic in "ab"] == [2, 2, 2, 2]
+    assert assigned["one"]["a"] == assigned["one"]["b"]
+
+
+PARTITIONS = 4
+
+
+def assignment(subscriptions: Mapping[str, list[str]]) -> dict[str, dict[str, list[int]]]:
+    """What the leader of the group gives to each member."""
+    app = create_app(Settings(bootstrap="nobody:1"), Codec())
+    assignor = CoPartitionedAssignor(app, replicas=app.conf.table_standby_replicas)
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: set(range(PARTITIONS)))
+    members = {name: assignor.metadata(set(topics)) for name, topics in subscriptions.items()}
+    given = assignor._perform_assignment(cluster, members)
+    return {name: {topic: sorted(mine) for topic, mine in of.assignment} for name, of in given.items()}

@@ -118,6 +118,7 @@ def test_metrics_count_by_their_attributes() -> None:
     telemetry.count_runs("PLANNED", "SUCCEEDED", 2)
     telemetry.count_refusals("N4")
     telemetry.count_dead_letters("vm-moved", 7)
+    telemetry.record_unread_sites(1)
     data = reader.get_metrics_data()
     assert data is not None
     (scope,) = data.resource_metrics[0].scope_metrics
@@ -136,6 +137,7 @@ def test_metrics_count_by_their_attributes() -> None:
         ("failover_orch.runs", "PLANNED", "SUCCEEDED"): 3,
         ("failover_orch.refusals", "N4"): 1,
         ("failover_orch.dead_letters", "vm-moved"): 7,
+        ("failover_orch.unread_sites",): 1,
     }
 
 
@@ -238,6 +240,26 @@ def test_our_errors_are_a_sentence_and_bugs_bring_their_traceback(capsys: pytest
     assert refused["fields"] == {"error": "epoch 3 is over"}
     assert "exception" not in refused
     assert "KeyError: 'nothing'" in str(failed["exception"])
+
+
+def test_no_library_writes_whole_messages_down(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        logging.config.dictConfig(telemetry.logging_config("DEBUG"))
+        for name in ("aiokafka.conn", "httpcore.http11", "pypsrp.wsman", "spnego._ntlm"):
+            logging.getLogger(name).debug("a password")
+            logging.getLogger(name).info("%s says", name)
+        logging.getLogger("aiokafka").debug("a rebalance")
+    finally:
+        root.handlers[:], level = before
+        root.setLevel(level)
+        for name in ("aiokafka", "faust", "mode", "aiokafka.conn", "httpcore", "pypsrp", "spnego"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    said = capsys.readouterr().err
+    assert "a password" not in said
+    assert said.count(" says") == 4
+    assert "a rebalance" in said
 
 
 def test_no_field_can_cost_a_line(capsys: pytest.CaptureFixture[str]) -> None:

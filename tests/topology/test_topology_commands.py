@@ -22,6 +22,7 @@ from failover_orch.domain import (
     Role,
     RouteCause,
     RoutingUpdate,
+    SettingsChange,
     VmInventory,
     VmReplicationSettings,
 )
@@ -34,7 +35,7 @@ SMALL = Path(__file__).parent / "small.yaml"
 WHOLE = Path(__file__).parent / "whole.yaml"
 VMS = 3
 CODEC = Codec()
-WANTED = ("policies", "replication-settings", "recovery-plans")
+WANTED = ("policies", "replication-settings", "settings-changes", "recovery-plans")
 
 
 def test_check_of_a_good_file_ends_with_what_it_holds() -> None:
@@ -125,8 +126,11 @@ async def broker(settings: Settings) -> AsyncIterator[Broker]:
             await task
 
 
-async def test_apply_publishes_what_exists_and_then_what_is_wanted(settings: Settings) -> None:
-    topology = load(WHOLE)
+async def test_apply_publishes_what_exists_and_then_what_is_wanted(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "whole.yaml"
+    block = "replication: {enabled: true, from_any_server: true, default_storage_location: /srv/replicas}"
+    file.write_text(WHOLE.read_text().replace("    broker: WEST-BROKER\n", f"    broker: WEST-BROKER\n    {block}\n"))
+    topology = load(file)
     async with broker(settings):
         await apply_topology(settings, topology, actor="alice", reason="new", wait_s=30)
         await apply_topology(settings, topology, actor="alice", reason="again", wait_s=30)
@@ -144,6 +148,15 @@ async def test_apply_publishes_what_exists_and_then_what_is_wanted(settings: Set
     assert all(one.actor == "alice" and one.set_at_ms > 0 for one in first)
     plain = [replace(one, actor="", reason="", set_at_ms=0) for one in first]
     assert set(plain) == {*topology.settings, *topology.plans, *topology.policies}
+    changes = [one for one in wanted if isinstance(one, SettingsChange)]
+    assert [(one.actor, one.reason) for one in changes] == [("alice", "new"), ("alice", "again")]
+    assert len({one.change_id for one in changes} - {""}) == 2
+    wanted_of_west = {
+        "enabled": "true",
+        "from_any_server": "true",
+        "default_storage_location": "/srv/replicas",
+    }
+    assert [(one.target, one.changes) for one in changes] == [("west-cluster", wanted_of_west)] * 2
     # A VM's own policy goes to its partition alone, the others to every one.
     copies = {policy.key: plain.count(policy) for policy in topology.policies}
     everywhere = settings.partitions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from failover_orch.config import Settings
 from failover_orch.contract import Names
 from failover_orch.errors import KafkaUnavailable, TopicMismatch
-from failover_orch.kafka import LocalKafka
+from failover_orch.kafka import LocalKafka, create_topics, desired_topics
 from failover_orch.wire import Received, follow, partition_counts, positions_now, read_to_end, reader, stop_consumer
 
 NOBODY = "127.0.0.1:1"
@@ -268,3 +268,43 @@ async def test_cancelled_while_it_connects_it_leaves_no_connection_open(settings
         reading.cancel()
         await asyncio.wait([reading])
     gc.collect()
+
+
+async def test_whoever_follows_finds_the_topics_of_a_site_that_is_added_and_loses_its_place_in_none(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "LOOK_EVERY_S", 0.2)
+    common, dr, third = map(settings.names.of, ("inventory", "inventory.dr", "inventory.third"))
+    seen: list[tuple[str, bytes | None]] = []
+    async with producer(settings.bootstrap) as client, aclosing(follow_all(settings, seen)) as following:
+        await client.send_and_wait(common, b"1", key=b"k", partition=0)
+        await client.send_and_wait(dr, b"2", key=b"k", partition=1)
+        await anext(following)
+        await until_seen(following, seen, 2)
+        await create_topics(settings.bootstrap, desired_topics(settings, ("third",), 1))
+        try:
+            await client.send_and_wait(third, b"3", key=b"k", partition=0)
+            await client.send_and_wait(common, b"4", key=b"k", partition=0)
+            await until_seen(following, seen, 4)
+        finally:
+            admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap)
+            await admin.start()
+            added = [topic.name for topic in desired_topics(settings, ("third",), 1) if topic.name.endswith(".third")]
+            await admin.delete_topics(added)
+            await admin.close()
+    assert sorted(seen) == [("inventory", b"1"), ("inventory", b"4"), ("inventory.dr", b"2"), ("inventory.third", b"3")]
+
+
+async def follow_all(settings: Settings, seen: list[tuple[str, bytes | None]]) -> AsyncGenerator[int, None]:
+    """How many records of the inventory have come, whenever more do."""
+    yield 0
+    async with aclosing(follow(settings.bootstrap, ["inventory"], names=settings.names)) as following:
+        async for batch in following:
+            seen += [(record.topic, record.value) for record in batch]
+            yield len(seen)
+
+
+async def until_seen(following: AsyncGenerator[int, None], seen: list[tuple[str, bytes | None]], count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(seen) < count:
+            await anext(following)

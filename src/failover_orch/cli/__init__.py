@@ -12,18 +12,22 @@ from failover_orch.cli import (
     explain,
     failover,
     kafka,
+    mirror,
     plans,
     policies,
     replay,
     runs,
     serve,
+    settings,
     site_agent,
+    token,
     topics,
     topology,
     vm,
     worker,
     world,
 )
+from failover_orch.cli.harmless import guard_output
 
 __all__ = ["main"]
 
@@ -43,12 +47,15 @@ for name, family in (
     ("plan", plans.app),
     ("policy", policies.app),
     ("brake", policies.brake_app),
+    ("settings", settings.app),
     ("evidence", evidence.app),
     ("explain", explain.app),
     ("topology", topology.app),
     ("audit", audit.app),
     ("kafka", kafka.app),
+    ("mirror", mirror.app),
     ("topics", topics.app),
+    ("token", token.app),
     ("world", world.app),
 ):
     app.add_typer(family, name=name)
@@ -68,4 +75,5 @@ for command in (
 
 def main() -> None:
     """Run the command line."""
+    guard_output()
     app()

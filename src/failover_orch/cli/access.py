@@ -12,12 +12,12 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from failover_orch import telemetry
 from failover_orch.cli.common import console, reported, settings
+from failover_orch.cli.harmless import HarmlessConsole
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.errors import ConfigError
@@ -125,7 +125,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table, in full width where the output is not a terminal."""
-    printer = console if console.is_terminal else Console(width=_WIDE)
+    printer = console if console.is_terminal else HarmlessConsole(width=_WIDE)
     printer.print(table(title, columns, rows))
 
 

@@ -18,14 +18,12 @@ from failover_orch.domain import (
     FamilyAddresses,
     UnsetAdapters,
     VmReplicationSettings,
-    conflicts,
     parse_family,
-    settings_findings,
 )
-from failover_orch.errors import ConfigError, LookupFailed
-from failover_orch.service import ReadModel, Vm
+from failover_orch.errors import ConfigError
+from failover_orch.service import End, ReadModel, Vm, check_addresses
 
-__all__ = ["AddressChange", "End", "FamilyChange", "VmName", "check_settings", "set_address", "set_test_network"]
+__all__ = ["AddressChange", "FamilyChange", "VmName", "set_address", "set_test_network"]
 
 VmName = Annotated[str, typer.Argument(metavar="VM", help="The VM's id, or its name where only one VM has it.")]
 
@@ -39,17 +37,6 @@ class Unset(StrEnum):
 
     KEEP = "keep"
     REFUSE = "refuse"
-
-
-class End(StrEnum):
-    """Where addresses count: at the site that the VM is replicated to from its home, back there, or in a test copy.
-
-    The values are the fields of the VM's settings.
-    """
-
-    OTHER = "adapters"
-    HOME = "home_adapters"
-    TEST = "test_adapters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +170,7 @@ async def _set_address(config: Settings, name: str, change: AddressChange) -> No
 
 
 async def _publish(config: Settings, model: ReadModel, vm: Vm, wanted: VmReplicationSettings) -> None:
-    check_settings(model, vm, wanted)
+    check_addresses(model, vm, wanted)
     async with publisher_for(config) as publisher:
         await publisher.publish(wanted)
     console.print(f"set for {vm.name}; the broker's answer will be in the audit trail", highlight=False, markup=False)
@@ -204,49 +191,6 @@ async def _set_test_network(config: Settings, name: str, network: str, actor: st
     model = await current(config)
     vm = model.vm(name)
     network = "" if network == NONE else network
-    adapters = vm.inventory.adapters if vm.inventory is not None else ()
-    on = [adapter.adapter_id for adapter in adapters if adapter.network == network]
-    if network and on:
-        raise ConfigError(
-            f"{vm.name} itself is on network {network} (adapter {', '.join(on)}): a test copy there would meet it; "
-            "name an isolated network"
-        )
     present = vm.settings or VmReplicationSettings(vm.vm_id, ())
     wanted = replace(present, test_network=network, actor=login_name(actor), reason=reason, set_at_ms=now_ms())
     await _publish(config, model, vm, wanted)
-
-
-def check_settings(model: ReadModel, vm: Vm, wanted: VmReplicationSettings) -> None:
-    """Refuse here, before the person's eyes, what the broker would refuse later, and addresses promised to another VM.
-
-    Raises:
-        LookupFailed: the VM's inventory is not known yet.
-        ConfigError: a rule speaks against the settings.
-
-    """
-    if vm.inventory is None:
-        raise LookupFailed(f"the adapters of {vm.name} are not known yet: its primary site's agent reports them")
-    found: list[str] = []
-    for end in End:
-        mine = _at(wanted, end)
-        found += [f"{one.rule}: {one.message}" for one in settings_findings(vm.inventory, mine)]
-        others = [
-            _at(other, end) for other in model.settings() if other.vm_id != vm.vm_id and _meet(wanted, other, end)
-        ]
-        found += [
-            f"{conflict.rule}: {conflict.message}"
-            for conflict in conflicts([mine, *others])
-            if any(vm_id == vm.vm_id for vm_id, _ in conflict.holders)
-        ]
-    if found:
-        raise ConfigError(f"these failover addresses cannot be set for {vm.name}: {'; '.join(dict.fromkeys(found))}")
-
-
-def _at(settings: VmReplicationSettings, end: End) -> VmReplicationSettings:
-    """The settings as they count at one end."""
-    return replace(settings, adapters=getattr(settings, end))
-
-
-def _meet(one: VmReplicationSettings, other: VmReplicationSettings, end: End) -> bool:
-    """Whether two VMs could meet there: test copies only on one isolated network."""
-    return end is not End.TEST or one.test_network == other.test_network != ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
+from failover_orch.cli.harmless import HarmlessConsole
 from failover_orch.config import Settings
 from failover_orch.errors import ConfigError, FailoverOrchError
 from failover_orch.kafka import LocalKafka
@@ -28,8 +27,8 @@ Bootstrap = Annotated[
 ]
 """The option of every command that talks to Kafka."""
 
-console = Console()
-_errors = Console(stderr=True)
+console = HarmlessConsole()
+_errors = HarmlessConsole(stderr=True)
 
 # A command that cannot reach Kafka says so in its own sentence; without a handler aiokafka's would come before it.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
@@ -51,8 +50,13 @@ def settings(bootstrap: str | None = None) -> Settings:
                 "no Kafka to talk to: start the local one with `failover-orch kafka start`, or give an address in "
                 "--bootstrap or FAILOVER_ORCH_BOOTSTRAP"
             )
+        if local.users_directory is not None and not read.security.protocol.named:
+            raise ConfigError(
+                f"the local Kafka asks who you are: `source {local.users_directory}/administrator.env`, or another "
+                "user's file there"
+            )
         address = local.bootstrap
-    return dataclasses.replace(read, bootstrap=address)
+    return read.at(address)
 
 
 def fail(error: FailoverOrchError) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -32,17 +32,8 @@ from failover_orch.cli.watching import (
     watched_from,
 )
 from failover_orch.config import Settings
-from failover_orch.domain import (
-    LATEST,
-    CommitPolicy,
-    FailoverKind,
-    FailoverRequested,
-    RecoveryPlan,
-    RequestAction,
-    WantedPoint,
-)
-from failover_orch.errors import ConfigError
-from failover_orch.service import ReadModel
+from failover_orch.domain import FailoverKind
+from failover_orch.service import Wish
 
 __all__ = ["app"]
 
@@ -90,8 +81,8 @@ def _plain(kind: FailoverKind) -> Callable[..., None]:
         timeout: Timeout = 0,
         bootstrap: Bootstrap = None,
     ) -> None:
-        asked = _Asked(kind, tuple(vms or ()), plan, actor, reason, ticket, max_in_flight)
-        run(bootstrap, lambda config: _failover(config, asked, Patience(wait, timeout, wait_for_people)))
+        wish = Wish(kind, tuple(vms or ()), plan, actor, reason, ticket, max_in_flight)
+        run(bootstrap, lambda config: _failover(config, lambda: wish, Patience(wait, timeout, wait_for_people)))
 
     return command
 
@@ -140,22 +131,27 @@ def unplanned(
     bootstrap: Bootstrap = None,
 ) -> None:
     """Start VMs from their replicas because the primary is lost: what was not replicated yet is lost with it."""
-    asked = _Asked(
-        FailoverKind.UNPLANNED,
-        tuple(vms or ()),
-        plan,
-        actor,
-        reason,
-        ticket,
-        max_in_flight,
-        primary_is_down=primary_is_down,
-        fence=fence,
-        accept_data_loss=accept_data_loss,
-        point=lambda: wanted_point(recovery_point, before, now_ms()),
-        commit=lambda: committing(commit, window),
-        latest=recovery_point == LATEST_WORD,
-        at_once=commit is Committing.AT_ONCE,
-    )
+
+    def asked() -> Wish:
+        policy, window_ms = committing(commit, window)
+        return Wish(
+            FailoverKind.UNPLANNED,
+            tuple(vms or ()),
+            plan,
+            actor,
+            reason,
+            ticket,
+            max_in_flight,
+            primary_is_down=primary_is_down,
+            fence=fence,
+            accept_data_loss=accept_data_loss,
+            point=wanted_point(recovery_point, before, now_ms()),
+            commit=policy,
+            window_ms=window_ms,
+            latest=recovery_point == LATEST_WORD,
+            at_once=commit is Committing.AT_ONCE,
+        )
+
     run(bootstrap, lambda config: _failover(config, asked, Patience(wait, timeout, wait_for_people)))
 
 
@@ -183,18 +179,23 @@ def isolated_copy(
     bootstrap: Bootstrap = None,
 ) -> None:
     """Start isolated copies of VMs at the replica's site, see that they work, and remove them; replication goes on."""
-    asked = _Asked(
-        FailoverKind.TEST,
-        tuple(vms or ()),
-        plan,
-        actor,
-        reason,
-        ticket,
-        max_in_flight,
-        point=lambda: wanted_point(recovery_point, before, now_ms()),
-        commit=lambda: keeping(keep),
-        latest=recovery_point == LATEST_WORD,
-    )
+
+    def asked() -> Wish:
+        policy, window_ms = keeping(keep)
+        return Wish(
+            FailoverKind.TEST,
+            tuple(vms or ()),
+            plan,
+            actor,
+            reason,
+            ticket,
+            max_in_flight,
+            point=wanted_point(recovery_point, before, now_ms()),
+            commit=policy,
+            window_ms=window_ms,
+            latest=recovery_point == LATEST_WORD,
+        )
+
     run(bootstrap, lambda config: _failover(config, asked, Patience(wait, timeout, wait_for_people)))
 
 
@@ -202,73 +203,10 @@ _register(FailoverKind.REPROTECT)
 _register(FailoverKind.FAILBACK)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A failover as it was asked for. `point` and `commit` read their options, or raise ConfigError."""
-
-    kind: FailoverKind
-    vms: tuple[str, ...]
-    plan: str
-    actor: str
-    reason: str
-    ticket: str
-    max_in_flight: int
-    primary_is_down: bool = False
-    fence: bool = False
-    accept_data_loss: bool = False
-    point: Callable[[], WantedPoint] = lambda: LATEST
-    commit: Callable[[], tuple[CommitPolicy, int]] = lambda: (CommitPolicy.AT_ONCE, 0)
-    latest: bool = False
-    at_once: bool = False
-    """These two were given, and not merely left open."""
-
-    def request(self, model: ReadModel) -> FailoverRequested:
-        """The request, its targets by id.
-
-        Raises:
-            ConfigError: no reason, options that do not go together, or not exactly one of VMs and a plan.
-            LookupFailed: a VM or the plan is not known.
-
-        """
-        if bool(self.vms) == bool(self.plan):
-            raise ConfigError("name the VMs to fail over, or a recovery plan with --plan; one of the two")
-        commit, window_ms = self.commit()
-        plan = model.plan(self.plan) if self.plan else None
-        if plan is not None:
-            self._agree_with(plan)
-        vm_ids = tuple(dict.fromkeys(model.vm(name).vm_id for name in self.vms))
-        return FailoverRequested(
-            run_id=f"run-{uuid.uuid4().hex}",
-            action=RequestAction.REQUEST,
-            kind=self.kind,
-            actor=login_name(self.actor),
-            reason=reason_given(self.reason),
-            requested_at_ms=now_ms(),
-            vm_id=vm_ids[0] if len(vm_ids) == 1 else "",
-            plan_id=plan.plan_id if plan is not None else "",
-            vm_ids=vm_ids if len(vm_ids) > 1 else (),
-            ticket=self.ticket,
-            primary_is_down=self.primary_is_down,
-            fence=self.fence,
-            point=self.point(),
-            commit=commit,
-            window_ms=window_ms,
-            accept_data_loss=self.accept_data_loss,
-            max_in_flight=self.max_in_flight,
-        )
-
-    def _agree_with(self, plan: RecoveryPlan) -> None:
-        """Refuse what a request cannot say: it leaves these two open, and then the plan decides."""
-        if self.latest and plan.point != LATEST:
-            raise ConfigError(
-                f"--recovery-point latest cannot stand: plan {plan.name} asks for {plan.point}; change the plan"
-            )
-        if self.at_once and plan.commit is not CommitPolicy.AT_ONCE:
-            raise ConfigError(f"--commit at-once cannot stand: plan {plan.name} says {plan.commit}; change the plan")
-
-
-async def _failover(config: Settings, asked: _Asked, patience: Patience) -> None:
-    request = asked.request(await current(config))
+async def _failover(config: Settings, asked: Callable[[], Wish], patience: Patience) -> None:
+    wish = asked()
+    named = replace(wish, actor=login_name(wish.actor), reason=reason_given(wish.reason))
+    request = named.request(await current(config), f"run-{uuid.uuid4().hex}", now_ms())
     since = await watched_from(config)
     await publish(config, request)
     typer.echo(request.run_id)

@@ -35,6 +35,8 @@ from failover_orch.service import (
     limits_of_plan,
     limits_of_site,
     limits_of_vm,
+    newer_brake,
+    policy_for,
     policy_list,
 )
 
@@ -224,7 +226,7 @@ class PolicyChange:
 
 async def _set(config: Settings, change: PolicyChange, actor: str, reason: str) -> None:
     model = await current(config)
-    policy = _named(model, change.scope, change.target)
+    policy = policy_for(model, change.scope, change.target)
     policy = change.over(model.policies().get(policy.key, policy))
     for rule in policy.approvals or ():
         if rule.to_site:
@@ -234,29 +236,6 @@ async def _set(config: Settings, change: PolicyChange, actor: str, reason: str) 
         await publisher.publish(policy)
     stated = ", ".join(f"{limit.option} {_shown(getattr(policy, limit.field), limit)}" for limit in _stated(policy))
     console.print(f"set {policy.key}: {stated or 'nothing of its own'}", highlight=False, markup=False)
-
-
-def _named(model: ReadModel, scope: PolicyScope, target: str) -> Policy:
-    """An empty policy for a scope, its target by id.
-
-    Raises:
-        ConfigError: the scope needs a target, or has none.
-        LookupFailed: the site, plan or VM is not known.
-
-    """
-    if bool(target) == (scope is PolicyScope.ALL):
-        needs = "takes no target" if target else "needs a target: name the " + scope.lower()
-        raise ConfigError(f"scope {scope.lower()} {needs}")
-    match scope:
-        case PolicyScope.SITE:
-            target = model.site(target)
-        case PolicyScope.PLAN:
-            target = model.plan(target).plan_id
-        case PolicyScope.VM:
-            target = model.vm(target).vm_id
-        case _:
-            pass
-    return Policy(scope, target)
 
 
 @app.command()
@@ -360,11 +339,8 @@ def release(reason: Why, actor: Actor = "", bootstrap: Bootstrap = None) -> None
 
 async def _brake(config: Settings, engaged: bool, actor: str, reason: str) -> None:
     word = "engaged" if engaged else "released"
-    brake = Brake(engaged, login_name(actor), reason_given(reason), now_ms())
-    known = (await current(config)).brake()
-    # A word that is not newer than the last is passed over, and the clock that wrote the last may be ahead of ours.
-    if known is not None and known.at_ms >= brake.at_ms:
-        brake = replace(brake, at_ms=known.at_ms + 1)
+    wanted = Brake(engaged, login_name(actor), reason_given(reason), now_ms())
+    brake = newer_brake(await current(config), wanted)
     async with publisher_for(config) as publisher:
         await publisher.publish(brake)
     console.print(f"the brake is {word}", highlight=False, markup=False)

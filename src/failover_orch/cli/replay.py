@@ -256,7 +256,8 @@ async def _taken(config: Settings, keys: set[bytes], timeout_s: float) -> None:
     """
     waiting: dict[int, int] = {}
     async for records in read_to_end(config.bootstrap, ("vm-moved",), names=config.names):
-        waiting |= {record.partition: record.offset for record in records if record.key in keys}
+        ours = [record for record in records if record.topic == "vm-moved" and record.key in keys]
+        waiting |= {record.partition: record.offset for record in ours}
     state = state_topic(config.app_id)
     progress = time.monotonic()
     said = False

@@ -20,11 +20,11 @@ from failover_orch.cli.watching import (
     watch,
     watched_from,
 )
-from failover_orch.cli.words import RunId, can_be_told, register_words
+from failover_orch.cli.words import RunId, register_words
 from failover_orch.config import Settings
 from failover_orch.domain import FailoverKind, RunSnapshot, RunState
 from failover_orch.errors import LookupFailed
-from failover_orch.service import ReadModel, run_list, run_view
+from failover_orch.service import ReadModel, can_be_told, run_list, run_view
 
 __all__ = ["app"]
 

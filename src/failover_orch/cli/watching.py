@@ -39,8 +39,10 @@ __all__ = [
     "answered",
     "data_loss",
     "publish",
+    "silence_notice",
     "step_columns",
     "step_rows",
+    "values",
     "watch",
     "watched_from",
 ]
@@ -117,7 +119,7 @@ async def watch(
         LookupFailed: it has not ended within the time.
 
     """
-    silence = _silence(f"no worker has {'answered' if word else f'taken {run_id} up'} yet")
+    silence = silence_notice(f"no worker has {'answered' if word else f'taken {run_id} up'} yet")
     try:
         async with asyncio.timeout(patience.timeout_s or None):
             with _display() as display:
@@ -144,10 +146,10 @@ async def answered(config: Settings, request: FailoverRequested, since: Position
         LookupFailed: it has not answered within the time.
 
     """
-    silence = _silence("no worker has answered yet")
+    silence = silence_notice("no worker has answered yet")
     try:
-        async with asyncio.timeout(timeout_s or None), aclosing(_values(config, _ANSWERS, since)) as values:
-            async for value in values:
+        async with asyncio.timeout(timeout_s or None), aclosing(values(config, _ANSWERS, since)) as following:
+            async for value in following:
                 _look_for_refusal(value, request)
                 if isinstance(value, AuditEntry) and value.evidence.get("run") == request.run_id:
                     if value.outcome == "accepted":
@@ -167,8 +169,8 @@ async def _end_of(config: Settings, watched: _Watched, since: Positions, known: 
         if watched.ended(shown):
             return shown
     # Left to the garbage collector, the consumer would still be closing when the loop is gone.
-    async with aclosing(_values(config, _RUNS, since)) as values:
-        async for value in values:
+    async with aclosing(values(config, _RUNS, since)) as following:
+        async for value in following:
             watched.look_for_refusal(value)
             if isinstance(value, RunSnapshot) and watched.ended(value):
                 return value
@@ -219,7 +221,8 @@ def _look_for_refusal(value: object, word: FailoverRequested) -> None:
         raise _Stopped(f"{value.rule}: {value.what}", EXIT_REFUSED)
 
 
-async def _values(config: Settings, topics: Sequence[str], since: Positions) -> AsyncGenerator[object, None]:
+async def values(config: Settings, topics: Sequence[str], since: Positions) -> AsyncGenerator[object, None]:
+    """Follow topics from there on, decoded."""
     codec = codec_for(config)
     async with aclosing(follow(config.bootstrap, topics, names=config.names, since=since)) as reading:
         async for records in reading:
@@ -284,7 +287,7 @@ def data_loss(known: RunSnapshot) -> str:
     return "not known" if known.data_loss_ms < 0 else f"{known.data_loss_ms / 1000:g} s"
 
 
-def _silence(sentence: str) -> asyncio.TimerHandle:
+def silence_notice(sentence: str) -> asyncio.TimerHandle:
     """Say after a while that nobody has answered, unless it is cancelled."""
     loop = asyncio.get_running_loop()
     return loop.call_later(

@@ -25,10 +25,11 @@ from failover_orch.cli.watching import (
     watched_from,
 )
 from failover_orch.config import Settings
-from failover_orch.domain import LEGAL_IN, FailoverKind, FailoverRequested, RequestAction, RunSnapshot, RunState
+from failover_orch.domain import RequestAction, RunState
 from failover_orch.errors import ConfigError
+from failover_orch.service import acknowledgement, no_such_task, request_to, why_not
 
-__all__ = ["WORDS", "RunId", "Word", "can_be_told", "register_words", "request_to", "sayable", "why_not"]
+__all__ = ["WORDS", "RunId", "Word", "register_words"]
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or the beginning of it.")]
 _VmName = Annotated[str, typer.Argument(metavar="VM", help="The VM's id, or its name where only one VM has it.")]
@@ -79,52 +80,6 @@ WORDS = (
 """Every word that a run can be told, in the order in which `--help` shows them."""
 
 _ABOUT_TASKS = (RequestAction.RESUME, RequestAction.SKIP, RequestAction.CONFIRM, RequestAction.ABANDON)
-_RESUMABLE = (_State.FAILED, _State.COMPLETED_WITH_ERRORS)
-
-
-def sayable(known: RunSnapshot) -> frozenset[RequestAction]:
-    """What a run can be told now, as far as its snapshot shows: the broker may know better."""
-    choices = {RequestAction(choice) for choice in known.choices}
-    if not known.vm_id:
-        resumed = {RequestAction.RESUME} if known.state in _RESUMABLE else set[RequestAction]()
-        return frozenset(choices | resumed | (set() if known.state.ended else {RequestAction.CANCEL}))
-    legal = {action for action, states in LEGAL_IN.items() if known.state in states}
-    return frozenset(legal & (choices | {RequestAction.CANCEL}) if known.state is _State.PARKED else legal)
-
-
-def why_not(known: RunSnapshot, action: RequestAction) -> str:
-    """Why a run cannot be told something now: its state, and what it can be told; empty where it can."""
-    if action in sayable(known):
-        return ""
-    told = can_be_told(known) or "nothing"
-    state = f"has ended {known.state}" if known.state.ended else f"is {known.state}"
-    return f"run {known.run_id} {state} and cannot be told to {_named(action)}; it can be told {told}"
-
-
-def can_be_told(known: RunSnapshot) -> str:
-    """What a run can be told now, as the commands that do so are called."""
-    can = sayable(known)
-    return ", ".join(word.command for word in WORDS if word.action in can)
-
-
-def _named(action: RequestAction) -> str:
-    return action.lower().replace("_", "-")
-
-
-def request_to(known: RunSnapshot, action: RequestAction, *, actor: str, reason: str, at_ms: int) -> FailoverRequested:
-    """The request that tells a run something: it has the run's own id and target, so it reaches the same partition."""
-    alone = bool(known.vm_id or known.plan_id)
-    return FailoverRequested(
-        run_id=known.run_id,
-        action=action,
-        kind=known.kind,
-        actor=actor,
-        reason=reason,
-        requested_at_ms=at_ms,
-        vm_id=known.vm_id,
-        plan_id=known.plan_id if not known.vm_id else "",
-        vm_ids=() if alone else tuple(step.step for step in known.steps),
-    )
 
 
 def register_words(app: typer.Typer) -> None:
@@ -214,7 +169,7 @@ async def _say(config: Settings, said: _Said, patience: Patience) -> None:
         raise ConfigError("name the recovery point to try, with --recovery-point or --before")
     since = await watched_from(config)
     known = (await current(config)).run(said.run_id)
-    against = why_not(known, word.action) or _no_such_task(known, said.step)
+    against = why_not(known, word.action) or no_such_task(known, said.step)
     if against:
         stop(against, EXIT_REFUSED)
     request = replace(
@@ -229,16 +184,6 @@ async def _say(config: Settings, said: _Said, patience: Patience) -> None:
         ended = await watch(config, request.run_id, patience, since, word=request)
         means = dict.fromkeys(word.means, 0)
         raise typer.Exit(means.get(ended.state, 3) if means else EXIT_CODES[ended.state])
-
-
-def _no_such_task(known: RunSnapshot, step: str) -> str:
-    if not step:
-        return ""
-    if known.vm_id:
-        return f"run {known.run_id} is of one VM and has no tasks: leave --step out"
-    if step not in (each.step for each in known.steps):
-        return f"run {known.run_id} has no task {step!r}: `failover-orch run show` lists them"
-    return ""
 
 
 def acknowledge(
@@ -261,15 +206,13 @@ async def _acknowledge(
     config: Settings, name: str, reason: str, actor: str, ticket: str, wait: bool, timeout_s: float
 ) -> None:
     vm = (await current(config)).vm(name)
-    request = FailoverRequested(
-        run_id=f"acknowledgement-{uuid.uuid4().hex}",
-        action=RequestAction.ACKNOWLEDGE,
-        kind=FailoverKind.UNPLANNED,
+    request = acknowledgement(
+        vm,
+        f"acknowledgement-{uuid.uuid4().hex}",
         actor=login_name(actor),
         reason=reason_given(reason),
-        requested_at_ms=now_ms(),
-        vm_id=vm.vm_id,
         ticket=ticket,
+        at_ms=now_ms(),
     )
     since = await watched_from(config)
     await publish(config, request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +12,22 @@ import typer
 from rich.table import Table
 
 from failover_orch.cli.common import console, reported
-from failover_orch.domain import ClusterInventory, MoveKind, NodeState, Placed, ReplicationMode, VmInventory, place
+from failover_orch.domain import (
+    ClusterInventory,
+    MoveKind,
+    Node,
+    NodeState,
+    Placed,
+    ReplicationMode,
+    ReplicationServer,
+    SettingsScope,
+    Storage,
+    VmInventory,
+    find_setting,
+    place,
+)
 from failover_orch.errors import ConfigError
-from failover_orch.hypervisors.simulated import End, IsolatedCopy, PlacedVm, SimulatedWorld
+from failover_orch.hypervisors.simulated import End, FaultKind, IsolatedCopy, PlacedVm, SimulatedWorld
 from failover_orch.topology import load
 
 __all__ = ["app", "create_world"]
@@ -183,6 +196,52 @@ def set_node(
 
 
 @app.command()
+def add_node(
+    cluster: Annotated[str, typer.Argument(help="The cluster that it joins.")],
+    node: Annotated[str, typer.Argument(help="What the new node is called.")],
+    memory_mib: Annotated[int, typer.Option(min=1, help="Its memory, all of it free.")] = 65_536,
+    storage: Annotated[str, typer.Option(help="Storage that it has, as others of its cluster name it.")] = "",
+    world: World = _DEFAULT,
+) -> None:
+    """Let a node join a cluster. It accepts no replicas until it is given replication settings."""
+    with reported():
+        SimulatedWorld(world).add_node(
+            cluster, Node(node, NodeState.UP, memory_mib, memory_mib, storages=_storages(world, cluster, storage))
+        )
+
+
+@app.command()
+def fail_settings(
+    node: Annotated[str, typer.Argument(help="The node, at either site.")],
+    kind: Annotated[FaultKind, typer.Option(help="What becomes of it.")] = FaultKind.REFUSE,
+    times: Annotated[int, typer.Option(min=1, help="How many times.")] = 1,
+    site: Annotated[str, typer.Option(help="The node's site, where several have a node of that name.")] = "",
+    world: World = _DEFAULT,
+) -> None:
+    """Let it go wrong the next times that a node is given replication settings."""
+    with reported():
+        SimulatedWorld(world).fail_settings(node, times, kind=kind, site=site)
+
+
+@app.command()
+def set_server(
+    node: Annotated[str, typer.Argument(help="The node, at either site.")],
+    changes: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Settings of a replication server.")],
+    site: Annotated[str, typer.Option(help="The node's site, where several have a node of that name.")] = "",
+    world: World = _DEFAULT,
+) -> None:
+    """Change what one node accepts, as somebody at its console would: behind the broker's back."""
+    with reported():
+        opened = SimulatedWorld(world)
+        given = [change.partition("=") for change in changes]
+        settings = {name: find_setting(SettingsScope.CLUSTER, name) for name, _, _ in given}
+        values = {name: settings[name].parse(text) for name, _, text in given}
+        if unknown := sorted(set(values) - {field.name for field in fields(ReplicationServer)}):
+            raise ConfigError(f"{unknown[0]} is the broker's own: a node does not have it")
+        opened.set_server(node, replace(opened.server(node, site=site), **values), site=site)
+
+
+@app.command()
 def silence_replication(vm: Vm, world: World = _DEFAULT) -> None:
     """Let a VM's replication cycles come to nothing, though the link is up."""
     with reported():
@@ -260,6 +319,22 @@ def _placed(vm: VmInventory, node: str, storage: str) -> Placed:
         storage_gib=vm.storage_gib,
         storage=storage,
     )
+
+
+def _storages(world: Path, cluster: str, path: str) -> tuple[Storage, ...]:
+    """The storage of this path, as the cluster's nodes have it."""
+    known = {
+        storage.path: storage
+        for present in SimulatedWorld(world).clusters()
+        if present.cluster == cluster
+        for node in present.nodes
+        for storage in node.storages
+    }
+    if not path:
+        return ()
+    if path not in known:
+        raise ConfigError(f"{cluster} has no storage {path!r}; it has {', '.join(known) or 'none'}")
+    return (known[path],)
 
 
 def _vm_id(world: SimulatedWorld, named: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from failover_orch.contract.topics import STEP_COMMANDS, TOPICS, step_commands_topic
+from failover_orch.contract.topics import PER_SITE, STEP_COMMANDS, TOPICS, base_topic, site_topic, step_commands_topic
 from failover_orch.domain.access import AccessRefused, AccessToken
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
@@ -32,7 +32,7 @@ from failover_orch.domain.replication_settings import (
 from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 from failover_orch.errors import UnencodableRecord
 
-__all__ = ["everywhere", "key_of", "records_on", "topic_of"]
+__all__ = ["everywhere", "key_of", "records_on", "speaks_for", "topic_of"]
 
 _TOPIC: dict[type, str] = {record: topic.name for topic in TOPICS for record in topic.records}
 _RECORDS: dict[str, tuple[type, ...]] = {topic.name: topic.records for topic in TOPICS}
@@ -80,9 +80,26 @@ _KEY: dict[type, Callable[[Any], str]] = {
     StepCommand: lambda value: value.key or value.vm_id,
 }
 
+_SPEAKS_FOR: dict[type, Callable[[Any], str]] = {
+    VmMoved: lambda value: value.site,
+    ReplicationReport: lambda value: value.site,
+    # Reported by the site where the VM is active, which is then its primary.
+    VmInventory: lambda value: value.replication.primary_site,
+    ClusterInventory: lambda value: value.site,
+    SettingsObserved: lambda value: value.site,
+    Evidence: lambda value: value.place,
+    StepResult: lambda value: value.site,
+}
 
-def topic_of(value: object) -> str:
-    """The topic, by its name in the contract, that a record goes to.
+
+def speaks_for(value: object) -> str:
+    """The site that a record on a topic of the sites says to come from; empty for all other records."""
+    site = _SPEAKS_FOR.get(type(value))
+    return site(value) if site is not None else ""
+
+
+def topic_of(value: object, site: str = "") -> str:
+    """The topic, by its name in the contract, that a record goes to; where `site` writes it, the site's own.
 
     Raises:
         UnencodableRecord: the value is not a record of the contract.
@@ -91,9 +108,10 @@ def topic_of(value: object) -> str:
     if isinstance(value, StepCommand):
         return step_commands_topic(value.site)
     try:
-        return _TOPIC[type(value)]
+        topic = _TOPIC[type(value)]
     except KeyError:
         raise _not_a_record(value) from None
+    return site_topic(topic, site) if site and topic in PER_SITE else topic
 
 
 def key_of(value: object) -> bytes:
@@ -127,7 +145,7 @@ def records_on(topic: str) -> tuple[type, ...]:
     """The records that a topic carries, by its name in the contract; none where the contract has no such topic."""
     if topic.startswith(f"{STEP_COMMANDS.name}."):
         return STEP_COMMANDS.records
-    return _RECORDS.get(topic, ())
+    return _RECORDS.get(base_topic(topic), ())
 
 
 def _not_a_record(value: object) -> UnencodableRecord:

@@ -11,11 +11,12 @@ import fastavro
 import fastavro.validation
 import msgspec
 
-from failover_orch.contract.addressing import records_on
+from failover_orch.contract.addressing import records_on, speaks_for
 from failover_orch.contract.compatibility import incompatibilities
+from failover_orch.contract.hazards import hazards
 from failover_orch.contract.registry import HttpRegistry, Registry
 from failover_orch.contract.schemas import NAMESPACE, SchemaVersion, load_schemas, parse
-from failover_orch.contract.topics import STEP_COMMANDS, TOPICS
+from failover_orch.contract.topics import STEP_COMMANDS, TOPICS, site_of_topic
 from failover_orch.errors import ContractError, UndecodableRecord, UnencodableRecord
 
 __all__ = ["Codec"]
@@ -150,6 +151,8 @@ class Codec:
     def decode_from(self, topic: str, data: bytes | None) -> object:
         """As `decode`, and the record must be one that the topic (by its name in the contract) carries.
 
+        On a site's own topic it must speak for that site.
+
         Raises:
             UndecodableRecord: no known schema explains the bytes, or the record does not belong on the topic.
 
@@ -159,6 +162,12 @@ class Codec:
         if type(value) not in expected:
             names = " or ".join(record.__name__ for record in expected) or "nothing, being unknown to the contract"
             raise UndecodableRecord(f"{type(value).__name__} does not belong on {topic}, which carries {names}")
+        site = site_of_topic(topic)
+        if site and speaks_for(value) != site:
+            raise UndecodableRecord(
+                f"{type(value).__name__} on {topic} speaks for site {speaks_for(value)!r}: the agents of a site speak "
+                "for that site alone; publish it on the topic of its own site, or on the common one"
+            )
         return value
 
     def _look_up(self, data: bytes) -> _Reading:
@@ -190,8 +199,13 @@ class Codec:
     def _reading_of(self, schema_id: int, schema: Any) -> _Reading:
         try:
             writer = parse(schema)
+            dangers = hazards(writer)
+        except RecursionError:
+            raise UndecodableRecord(f"schema id {schema_id} is nested too deeply") from None
         except ContractError as error:
             raise UndecodableRecord(f"schema id {schema_id}: {error}") from None
+        if dangers:
+            raise UndecodableRecord(f"schema id {schema_id} is not safe to read: {'; '.join(dangers[:3])}")
         full_name = writer.get("name", "") if isinstance(writer, dict) else ""
         record = _TYPES.get(full_name.removeprefix(f"{NAMESPACE}.")) if full_name.startswith(f"{NAMESPACE}.") else None
         if record is None:

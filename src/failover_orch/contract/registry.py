@@ -119,7 +119,7 @@ class HttpRegistry:
                 raise UndecodableRecord(f"schema id {schema_id} is not in the schema registry {self._url}")
             answer.raise_for_status()
             found = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             self._silent_until = self._clock() + self._retry_after
             raise UndecodableRecord(
                 f"schema id {schema_id}: the schema registry {self._url} does not answer: {error}"
@@ -128,7 +128,7 @@ class HttpRegistry:
             if found.get("schemaType", "AVRO") != "AVRO":
                 raise ValueError(found["schemaType"])  # noqa: TRY301 - the same refusal as for text that is not JSON
             return json.loads(found["schema"])
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             self._miss(schema_id)
             raise UndecodableRecord(f"schema id {schema_id} is not an Avro schema in {self._url}") from None
 

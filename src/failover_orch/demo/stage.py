@@ -46,7 +46,7 @@ class Stage:
         self._patience_s = patience_s
         self.processes = Processes(directory, _environment(settings))
         self.codec = Codec()
-        self._feed = Feed(settings.bootstrap, names=settings.names, codec=self.codec)
+        self._feed = Feed(settings.bootstrap, names=settings.names, codec=self.codec, app_id=settings.app_id)
         self._following: asyncio.Task[None] | None = None
         # What is waited for and tried again is no news to whoever watches a demo.
         logging.getLogger("failover_orch").addHandler(logging.NullHandler())

@@ -303,6 +303,7 @@ def _left_up(settings: Settings, directory: Path) -> str:
     return (
         f"Left up, with logs in {directory}. Look around, for instance:\n"
         f"  export FAILOVER_ORCH_BOOTSTRAP={settings.bootstrap}\n"
-        "  failover-orch vm list\n  failover-orch run list\n  failover-orch audit verify\n  failover-orch serve\n"
+        "  failover-orch vm list\n  failover-orch run list\n  failover-orch audit verify\n"
+        "  failover-orch serve --open-reading\n"
         "The next `make demo` ends what is left up."
     )

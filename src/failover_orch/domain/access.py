@@ -8,12 +8,22 @@ Everything that can be asked of the service is an `Operation`; `Call` says what 
 | X1 | a role whose row in `ALLOWED` does not name the operation |
 | X2 | a grant for other sites and plans than the call is about |
 | X3 | a grant for some sites or plans, where the call is about the installation as a whole |
+
+`token_after` says what a record of an API token makes of what is known of it. It is the same for whoever checks tokens
+and for the audit trail:
+
+| rule | refuses |
+| --- | --- |
+| X4 | a token that lacks what it needs: an id, whose it is, grants, a SHA-256, an end behind its beginning |
+| X5 | another token under an id that is taken: a token is never changed, only revoked |
+| X6 | a token that holds again once it is revoked |
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 __all__ = [
@@ -25,8 +35,12 @@ __all__ = [
     "Grant",
     "Operation",
     "Principal",
+    "TokenAfter",
     "refusal",
+    "token_after",
 ]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class AccessRole(StrEnum):
@@ -167,6 +181,48 @@ class AccessToken:
     created_at_ms: int
     expires_at_ms: int
     revoked_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAfter:
+    """What is known of a token after a record of it, whether that is new, and what refused the record."""
+
+    token: AccessToken | None
+    changed: bool = False
+    rule: str = ""
+    why: str = ""
+
+
+def token_after(known: AccessToken | None, said: AccessToken) -> TokenAfter:
+    """What a record of a token makes of what is known of it."""
+    if said == known:
+        return TokenAfter(known)
+    wrong = _flaw(said)
+    if wrong:
+        return TokenAfter(known, rule="X4", why=wrong)
+    if known is None:
+        return TokenAfter(said, changed=True)
+    if _unchanging(known) != _unchanging(said):
+        return TokenAfter(known, rule="X5", why=f"the id is taken by a token of {known.name}")
+    if known.revoked_at_ms and not said.revoked_at_ms:
+        return TokenAfter(known, rule="X6", why=f"it was revoked by {known.actor}")
+    if known.revoked_at_ms or not said.revoked_at_ms:
+        return TokenAfter(known)  # revoked twice, or made twice: the first one counts
+    return TokenAfter(said, changed=True)
+
+
+def _flaw(token: AccessToken) -> str:
+    if not token.token_id or not token.name or not token.grants:
+        return "an id, whose it is, or its grants are missing"
+    if not _SHA256.fullmatch(token.sha256):
+        return "its SHA-256 is none"
+    if not 0 < token.created_at_ms < token.expires_at_ms:
+        return "it ends before it begins"
+    return ""
+
+
+def _unchanging(token: AccessToken) -> AccessToken:
+    return replace(token, actor="", reason="", revoked_at_ms=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@
 | Policy | T2: a limit that makes no sense is refused |
 | RecoveryPlan | T3: a plan of which a part could never run, or could not be told apart, is refused |
 | FailoverRequested | `requests` Q1 to Q6, `preconditions`, `approvals`, `runs`, `operators`, `plan_runs` |
+| SettingsChange, SettingsObserved | `settings_rules` C1 to C16, `settings_keeping` K1 to K16 |
 | StepResult | `requests` S1, `runs`, `plan_runs` |
 | Evidence, Brake, AutomaticRun | `guards` G1 to G6, `automatic` G0, G7 and G8 |
 | PlanMembership, MemberReadiness | `readiness` D1 to D6 |
+| AccessToken, AccessRefused | `access` X4 to X6 |
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from failover_orch.domain.access import AccessRefused, AccessToken
+from failover_orch.domain.access_records import on_refused, on_token
 from failover_orch.domain.addresses import settings_findings
 from failover_orch.domain.automatic import braked, count_run, look, take_evidence
 from failover_orch.domain.draft import Decision, Draft, Fact, Moment, State
@@ -45,11 +49,18 @@ from failover_orch.domain.records import (
     Severity,
 )
 from failover_orch.domain.replication import ReplicationHealth, ReplicationState
+from failover_orch.domain.replication_settings import SettingsChange, SettingsObserved
 from failover_orch.domain.requests import on_request, on_step_result, on_time, park_run
 from failover_orch.domain.routing import apply_move, relocate
 from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
+from failover_orch.domain.settings_keeping import (
+    follow_cluster,
+    on_settings_change,
+    on_settings_observed,
+    on_settings_time,
+)
 from failover_orch.domain.standing import heard_of_member, joined_plan, keep_plan, keep_vm
-from failover_orch.domain.state import Clusters, PlanRun, Run, VmState
+from failover_orch.domain.state import Clusters, KeptSettings, PlanRun, Run, VmState
 
 __all__ = ["decide", "due_ms", "park", "tick"]
 
@@ -74,10 +85,12 @@ def tick(state: Mapping[str, State], key: str, moment: Moment) -> Decision:
     """Look at the value under `key`, whose time (`due_ms`) may have come."""
     draft = Draft(state, moment)
     value = state.get(key)
-    if isinstance(value, Run | PlanRun | VmState) and 0 < value.due_ms <= moment.now_ms:
+    if isinstance(value, Run | PlanRun | VmState | KeptSettings) and 0 < value.due_ms <= moment.now_ms:
         if isinstance(value, VmState):
             keep_vm(draft, replace(value, due_ms=0))
             look(draft, value.vm_id, on_request)
+        elif isinstance(value, KeptSettings):
+            on_settings_time(draft, value)
         else:
             on_time(draft, key, value)
     return draft.decision()
@@ -105,7 +118,7 @@ def park(state: Mapping[str, State], subject: Fact | str, error: str, moment: Mo
 
 def due_ms(value: State) -> int:
     """When the rules want to look at a value again though nothing happens; 0 for never."""
-    return value.due_ms if isinstance(value, Run | PlanRun | VmState) else 0
+    return value.due_ms if isinstance(value, Run | PlanRun | VmState | KeptSettings) else 0
 
 
 def _vm(draft: Draft, vm_id: str) -> VmState | None:
@@ -203,6 +216,7 @@ def _cluster_inventory(draft: Draft, cluster: ClusterInventory) -> None:
         return  # I1
     known[cluster.cluster] = cluster
     draft.keep("clusters", Clusters(tuple(known[name] for name in sorted(known))))
+    follow_cluster(draft, before, cluster)
     if before is None or _matters(before) != _matters(cluster):
         _weigh_all(draft, lambda vm: cluster.site in (vm.replica_site, vm.active_site))
 
@@ -308,6 +322,8 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], None]] = {
     VmInventory: _vm_inventory,
     ClusterInventory: _cluster_inventory,
     VmReplicationSettings: _vm_settings,
+    SettingsChange: on_settings_change,
+    SettingsObserved: on_settings_observed,
     RecoveryPlan: _plan,
     Policy: _policy,
     Evidence: _evidence,
@@ -317,4 +333,6 @@ _HANDLERS: Mapping[type, Callable[[Draft, Any], None]] = {
     MemberReadiness: heard_of_member,
     FailoverRequested: on_request,
     StepResult: on_step_result,
+    AccessToken: on_token,
+    AccessRefused: on_refused,
 }

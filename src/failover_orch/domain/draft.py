@@ -41,7 +41,16 @@ from failover_orch.domain.replication_settings import (
     SettingsStanding,
 )
 from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
-from failover_orch.domain.state import AutomaticRuns, Clusters, Observers, PlanReadiness, PlanRun, Run, VmState
+from failover_orch.domain.state import (
+    AutomaticRuns,
+    Clusters,
+    KeptSettings,
+    Observers,
+    PlanReadiness,
+    PlanRun,
+    Run,
+    VmState,
+)
 
 __all__ = ["Decision", "Draft", "Fact", "Moment", "Output", "State"]
 
@@ -76,6 +85,8 @@ State = (
     | Observers
     | Brake
     | AutomaticRuns
+    | AccessToken
+    | KeptSettings
     | ChainHead
 )
 Output = (
@@ -197,18 +208,20 @@ class Draft:
         what: str,
         outcome: str,
         *,
-        by: FailoverRequested | VmReplicationSettings | Policy | None,
+        by: FailoverRequested | VmReplicationSettings | Policy | AccessToken | SettingsChange | None,
+        actor: str = "",
         **evidence: str,
     ) -> None:
+        """Seal an entry into the partition's chain of the audit trail. `actor`: who it was, where no `by` says so."""
         head = self._head(f"audit/{self.moment.partition}")
         entry = AuditEntry(
             subject=subject,
             what=what,
             outcome=outcome,
             at_ms=self.now_ms,
-            actor=by.actor if by else "",
+            actor=by.actor if by else actor,
             reason=by.reason if by else "",
-            ticket=by.ticket if isinstance(by, FailoverRequested) else "",
+            ticket=by.ticket if isinstance(by, FailoverRequested | SettingsChange) else "",
             evidence=evidence,
         )
         sealed, head = seal(entry, head)
@@ -223,7 +236,7 @@ class Draft:
         *,
         run_id: str = "",
         sequence: int = 0,
-        by: FailoverRequested | VmReplicationSettings | None = None,
+        by: FailoverRequested | VmReplicationSettings | SettingsChange | None = None,
     ) -> None:
         """Journal that something was asked for or reported, and not taken."""
         self._refused.append(rule)
@@ -238,7 +251,7 @@ class Draft:
                 at_ms=self.now_ms,
                 actor=by.actor if by else "",
                 reason=by.reason if by else "",
-                ticket=by.ticket if isinstance(by, FailoverRequested) else "",
+                ticket=by.ticket if isinstance(by, FailoverRequested | SettingsChange) else "",
             )
         )
 

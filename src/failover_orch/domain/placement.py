@@ -1,14 +1,15 @@
 """Initial placement: on which node, and on which storage there, a VM's replica begins its life.
 
 Pure and deterministic: clusters, nodes and replicas give the same answer in whatever order they come. Hard rules
-(N1 to N6) refuse a node; what is left is scored, and the most points win, ties going to the first name. Points are
+(N1 to N7) refuse a node; what is left is scored, and the most points win, ties going to the first name. Points are
 whole numbers, so that no rounding decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from failover_orch.domain.inventory import ClusterInventory, Node, NodeState, Storage, VmInventory
 
@@ -104,8 +105,18 @@ class Placement:
     existing: bool = False
 
 
-def place(vm: VmInventory, clusters: Sequence[ClusterInventory], replicas: Sequence[Placed]) -> Placement:
+def place(
+    vm: VmInventory,
+    clusters: Sequence[ClusterInventory],
+    replicas: Sequence[Placed],
+    *,
+    unfit: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    storage_location: str = "",
+) -> Placement:
     """Find the node and storage for a VM's replica.
+
+    `unfit` are nodes that cannot take a replica as they are set up, by cluster and name, each with the reason (N7; see
+    `reception.unfit_nodes`). Where a `storage_location` is given, the replica goes there and nowhere else.
 
     `replicas` are the replicas that live at the VM's replica site; those of other sites are ignored. A VM that is among
     them is answered with where it is. Replicas are switched off, so what they will need is taken from the memory that
@@ -119,7 +130,8 @@ def place(vm: VmInventory, clusters: Sequence[ClusterInventory], replicas: Seque
 
     candidates: list[Candidate] = []
     refused: list[RefusedNode] = []
-    for offer in _offers(vm, clusters, there):
+    terms = _Terms(unfit, storage_location)
+    for offer in _offers(vm, clusters, there, terms):
         reasons = _refusals(offer)
         if reasons:
             refused.append(RefusedNode(offer.cluster.cluster, offer.node.name, reasons))
@@ -140,6 +152,14 @@ def place(vm: VmInventory, clusters: Sequence[ClusterInventory], replicas: Seque
 
 
 @dataclass(frozen=True, slots=True)
+class _Terms:
+    """What the clusters' replication settings say to a placement."""
+
+    unfit: Mapping[tuple[str, str], str]
+    storage_location: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Offer:
     """A node, seen as a home for the VM's replica."""
 
@@ -147,6 +167,7 @@ class _Offer:
     cluster: ClusterInventory
     node: Node
     at_site: Sequence[Placed]
+    terms: _Terms
 
     @property
     def here(self) -> list[Placed]:
@@ -171,18 +192,40 @@ class _Offer:
         return min(storage.free_gib, storage.capacity_gib - promised) - self.vm.storage_gib
 
     @property
+    def storages(self) -> tuple[Storage, ...]:
+        """Where on this node the replica may go: what holds the location that it has to be at, else any."""
+        location = self.terms.storage_location
+        if not location:
+            return self.node.storages
+        holding = [storage for storage in self.node.storages if _holds(storage, location)]
+        # A volume that is mounted inside another one is what the files below its own path are on.
+        return tuple(sorted(holding, key=lambda storage: -len(storage.path)))[:1]
+
+    @property
     def best_storage(self) -> Storage | None:
         roomy = [
             storage
-            for storage in self.node.storages
+            for storage in self.storages
             if self.storage_left_gib(storage) * 100 >= storage.capacity_gib * STORAGE_RESERVE_PERCENT
         ]
         return min(roomy, key=lambda storage: (-self.storage_left_gib(storage), storage.path), default=None)
 
 
-def _offers(vm: VmInventory, clusters: Sequence[ClusterInventory], at_site: Sequence[Placed]) -> list[_Offer]:
-    offers = [_Offer(vm, cluster, node, at_site) for cluster in clusters for node in cluster.nodes]
+def _offers(
+    vm: VmInventory, clusters: Sequence[ClusterInventory], at_site: Sequence[Placed], terms: _Terms
+) -> list[_Offer]:
+    offers = [_Offer(vm, cluster, node, at_site, terms) for cluster in clusters for node in cluster.nodes]
     return sorted(offers, key=lambda offer: (offer.cluster.cluster, offer.node.name))
+
+
+def _holds(storage: Storage, location: str) -> bool:
+    """Whether a location is a storage, or lies on it. Windows knows its paths in any case, and by either slash."""
+    windows = "\\" in location or location[1:2] == ":"
+    path, wanted = storage.path, location
+    if windows:
+        path, wanted = path.replace("/", "\\").lower(), wanted.replace("/", "\\").lower()
+    separator = "\\" if windows else "/"
+    return wanted == path or wanted.startswith(path.rstrip(separator) + separator)
 
 
 def _right_site(offer: _Offer) -> str:
@@ -223,10 +266,16 @@ def _storage_fits(offer: _Offer) -> str:
         return ""
     if not offer.node.storages:
         return f"{offer.node.name} has no storage"
+    if not offer.storages:
+        return f"{offer.node.name} has no storage for {offer.terms.storage_location}, where this replica has to be"
     return (
         f"{offer.node.name} has no storage with room for {offer.vm.storage_gib} GiB "
         f"and a reserve of {STORAGE_RESERVE_PERCENT} %"
     )
+
+
+def _settings_taken(offer: _Offer) -> str:
+    return offer.terms.unfit.get((offer.cluster.cluster, offer.node.name), "")
 
 
 _CLUSTER_RULES: tuple[tuple[str, Callable[[_Offer], str]], ...] = (
@@ -239,6 +288,7 @@ _NODE_RULES: tuple[tuple[str, Callable[[_Offer], str]], ...] = (
     ("N4", _node_up),
     ("N5", _memory_fits),
     ("N6", _storage_fits),
+    ("N7", _settings_taken),
 )
 
 

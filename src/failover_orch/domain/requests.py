@@ -56,6 +56,7 @@ from failover_orch.domain.runs import (
     pending_steps,
 )
 from failover_orch.domain.settings import RecoveryGroup, RecoveryPlan
+from failover_orch.domain.settings_keeping import on_settings_result
 from failover_orch.domain.standing import keep_vm
 from failover_orch.domain.state import PlanReadiness, PlanRun, Run, VmState
 from failover_orch.domain.terms import LATEST, CommitPolicy
@@ -95,6 +96,8 @@ def on_request(draft: Draft, request: FailoverRequested) -> None:
 
 
 def on_step_result(draft: Draft, result: StepResult) -> None:
+    if on_settings_result(draft, result):
+        return
     run = draft.find(f"run/{result.run_id}", Run)
     plan_run = draft.find(f"plan-run/{result.run_id}", PlanRun)
     if run is not None and run.request.vm_id == result.vm_id:

@@ -13,6 +13,7 @@ from failover_orch.domain.readiness import assess_readiness, next_look_ms, plan_
 from failover_orch.domain.records import HealthChange, MemberReadiness, PlanMembership, Readiness
 from failover_orch.domain.replication import ReplicationHealth
 from failover_orch.domain.settings import RecoveryPlan
+from failover_orch.domain.settings_keeping import follow_vm
 from failover_orch.domain.state import PlanReadiness, VmState
 
 __all__ = ["heard_of_member", "joined_plan", "keep_plan", "keep_vm"]
@@ -35,6 +36,7 @@ def keep_vm(draft: Draft, vm: VmState, *, reasons: tuple[str, ...] | None = None
         vm = replace(vm, due_ms=min(vm.due_ms or look, look))
     vm = replace(vm, readiness=state, defects=defects)
     draft.keep(f"vm/{vm.vm_id}", vm)
+    follow_vm(draft, vm)
     differs = state is not before.readiness or _rules(defects) != _rules(before.defects)
     if differs or reasons is not None:
         breach = min((end.breach_at_ms for end in vm.ends if end.breach_at_ms), default=0)

@@ -2,7 +2,7 @@
 
 Every value is immutable, serialises to JSON by its fields alone, and stands under one key of the changelog-backed
 store: `vm/<id>`, `run/<id>`, `plan-run/<id>`, `plan/<id>`, `plan-readiness/<id>`, `clusters`,
-`cluster-settings/<name>`, `policy/<scope>`, `evidence`, `brake`, `automatic-runs`, `chain/<name>`.
+`settings/cluster/<name>`, `settings/vm/<id>`, `policy/<scope>`, `evidence`, `brake`, `automatic-runs`, `chain/<name>`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from failover_orch.domain.inventory import ClusterInventory, VmInventory
 from failover_orch.domain.policies import ApprovalRule, AutomaticRun, Evidence
 from failover_orch.domain.records import Location, Readiness, RunState, StepProgress
 from failover_orch.domain.replication import ReplicationHealth, ReplicationMode, ReplicationState
+from failover_orch.domain.replication_settings import SettingsRevision, SettingsScope, Standing
 from failover_orch.domain.settings import AdapterAddresses, Gate, PlanAction, VmReplicationSettings
 from failover_orch.domain.terms import LATEST, OnTaskFailure, WantedPoint
 
@@ -23,7 +24,9 @@ __all__ = [
     "AutomaticRuns",
     "Clusters",
     "Cooldown",
+    "KeptSettings",
     "MemberState",
+    "NodeSettings",
     "Observers",
     "PlanReadiness",
     "PlanRun",
@@ -304,3 +307,52 @@ class Clusters:
     """Every cluster, as last reported: all under one key, since whoever looks at one looks at its peers too."""
 
     known: tuple[ClusterInventory, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How a node stands to its cluster's settings, and what is being done about it. Of a VM, the node where it is."""
+
+    node: str
+    site: str
+    standing: Standing
+    since_ms: int
+    applied: int = 0
+    """The version that it was last read back to have; 0: none."""
+    issued: bool = False
+    """It has been told, and has not answered yet."""
+    attempt: int = 0
+    """Number of the command last issued of this version: each has another one."""
+    tries: int = 0
+    """Commands of this round that failed or are out; 0: it waits for its first."""
+    due_ms: int = 0
+    """When its answer has to be there, or when it is told again. 0: neither."""
+    answered_at_ms: int = 0
+    """When, by its site's clock, it was last read back as set: what was seen before that says nothing of after."""
+    detail: str = ""
+    differs: tuple[tuple[str, str], ...] = ()
+    """Of what differs: setting, and what was found."""
+    corrected_at_ms: tuple[int, ...] = ()
+    """When drift was put right, in the last hour."""
+    left: bool = False
+    """It has drifted so often that it is left as it is, and people have been told."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSettings:
+    """The replication settings of a cluster or a VM: what was last accepted, and how its nodes stand to that.
+
+    Of a VM there is at most one node: where it is active.
+    """
+
+    scope: SettingsScope
+    target: str
+    revision: SettingsRevision | None = None
+    nodes: tuple[NodeSettings, ...] = ()
+    heard: tuple[str, ...] = ()
+    """The ids of the last changes, taken or refused: one that comes again is passed over."""
+
+    @property
+    def due_ms(self) -> int:
+        """When the first of its nodes is to be looked at. 0: never."""
+        return min((node.due_ms for node in self.nodes if node.due_ms), default=0)

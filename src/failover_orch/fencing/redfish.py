@@ -6,6 +6,7 @@ The names are those of the DMTF's schemas: ServiceRoot, ComputerSystemCollection
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from failover_orch.secret_files import read_secret
 __all__ = ["RedfishSwitch"]
 
 _CALL_S = 8.0
+_LARGEST = 1024 * 1024
+"""Bytes of an answer."""
 _ROOT = "/redfish/v1"
 _SYSTEMS = f"{_ROOT}/Systems"
 _SESSIONS = f"{_ROOT}/SessionService/Sessions"
@@ -150,8 +153,16 @@ class RedfishSwitch:
 
     async def _send(self, client: httpx.AsyncClient, method: str, path: str, body: _Json | None) -> httpx.Response:
         try:
-            return await client.request(method, path, json=body)
-        except httpx.TimeoutException:
+            # As it came, and so much of it: what is packed may unpack to any size.
+            headers = {"Accept-Encoding": "identity"}
+            async with asyncio.timeout(_CALL_S), client.stream(method, path, json=body, headers=headers) as answer:
+                content = b""
+                async for part in answer.aiter_raw():
+                    content += part
+                    if len(content) > _LARGEST:
+                        raise FenceFailed(f"{self.source} gives more than {_LARGEST} bytes to {method} {path}")
+            return httpx.Response(answer.status_code, headers=_unpacked(answer.headers), content=content)
+        except (TimeoutError, httpx.TimeoutException):
             raise FenceFailed(f"{self.source} did not answer {method} {path} within {_CALL_S:g} s") from None
         except httpx.HTTPError as error:
             if reason := _not_trusted(error):
@@ -176,6 +187,10 @@ class RedfishSwitch:
         if not isinstance(said, dict):
             raise FenceFailed(f"{self.source} answered {what} with something that is no JSON object")
         return said
+
+
+def _unpacked(headers: httpx.Headers) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() != "content-encoding"}
 
 
 def _is_path(text: str) -> bool:

@@ -35,6 +35,9 @@ afterwards out. What each action promises once it returns:
 
 RUN_SCRIPT, CALL_HTTP and gates that are scripts are the agents' own: hypervisors refuse them. Which action is legal in
 which replication state is a table, `domain.transitions`; a refusal names the state, the rules and what is needed.
+
+Replication settings are no step of a run: nodes are given theirs by `apply_server`, VMs by `apply_replication`, and
+both are asked what they have. Nothing is remembered of what was wanted: what a node says it has is what it acts on.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from failover_orch.domain.facts import ReplicationReport, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
 from failover_orch.domain.records import RoutingUpdate, StepCommand
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
+from failover_orch.domain.replication_settings import ReplicationServer, VmReplication
 
 __all__ = ["Capabilities", "HostedVm", "Hypervisor", "InjectionPoint", "Observation", "Observed", "Power"]
 
@@ -172,3 +176,30 @@ class Hypervisor(Protocol):
 
     async def published(self, position: int) -> None:
         """Everything up to this position is safe elsewhere and need not be told again."""
+
+    async def apply_server(self, node: str, server: ReplicationServer) -> None:
+        """Have a node accept replicas as `server` says. Once this returns it was read back so; asked again it is found.
+
+        Raises:
+            StepRefused: the site has no such node, or the node will not take a setting; the sentence names it.
+            StepFailed: it did not work this time, or the node reads back something else.
+
+        """
+
+    async def servers(self, nodes: Collection[str] = ()) -> Mapping[str, ReplicationServer | str]:
+        """What these nodes, or all of the site, accept now; for a node that cannot be asked, a sentence why.
+
+        A node that the site does not have is left out.
+        """
+
+    async def apply_replication(self, vm_id: str, replication: VmReplication) -> None:
+        """Have an active VM of this site replicate so, from its next cycle on; as `apply_server` does.
+
+        Raises:
+            StepRefused: the VM is not active here, or its hypervisor will not take one of the settings.
+            StepFailed: it did not work this time, or the VM reads back something else.
+
+        """
+
+    async def replications(self) -> Mapping[str, VmReplication]:
+        """How each VM that is active at this site, and replicates, does so. What cannot be asked now is left out."""

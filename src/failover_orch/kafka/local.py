@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from failover_orch.errors import KafkaUnavailable, LocalKafkaError
+from failover_orch.kafka.local_security import SUPER_USER, LocalSecurity
 from failover_orch.kafka.ports import LOOPBACK, free_ports, is_free, listens
 from failover_orch.kafka.readiness import await_ready
 from failover_orch.kafka.tools import LOG4J2, cache_directory, java, libraries, locked
+from failover_orch.kafka_address import Address
 from failover_orch.processes import alive, how_it_ended, launch, recorded, terminate
 
 __all__ = ["BrokerStatus", "LocalKafka", "LocalStatus"]
@@ -22,6 +24,7 @@ __all__ = ["BrokerStatus", "LocalKafka", "LocalStatus"]
 BROKER_COUNTS = (1, 3)
 START_TIMEOUT_S = 120.0
 STOP_GRACE_S = 15.0
+_OWNERS_ALONE = 0o600
 SYSTEM_TOPIC_PARTITIONS = 4
 
 
@@ -39,6 +42,8 @@ class _Cluster:
     ports: tuple[_Ports, ...]
     address: str = LOOPBACK
     """Where clients reach it."""
+    secure: bool = False
+    """Whether it speaks TLS, asks who one is, and allows nothing that no ACL allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class LocalStatus:
 
     directory: Path
     brokers: tuple[BrokerStatus, ...]
+    users_directory: Path | None = None
+    """Where a secure one keeps for each user what they need to be let in; None: everybody may do everything."""
 
     @property
     def running(self) -> bool:
@@ -77,12 +84,21 @@ class LocalKafka:
     """
 
     def __init__(
-        self, directory: Path | None = None, *, brokers: int | None = None, address: str | None = None
+        self,
+        directory: Path | None = None,
+        *,
+        brokers: int | None = None,
+        address: str | None = None,
+        secure: bool | None = None,
+        sites: Sequence[str] = (),
     ) -> None:
         """`directory` defaults to the user's own local Kafka; `brokers` to what is there, or one.
 
         `address`: the address of this machine where it takes clients, for those that do not reach its loopback
-        address, which is the default: whoever reaches the address may do anything with it.
+        address, which is the default: whoever reaches the address may do anything with it, unless `secure`.
+
+        `secure`: it speaks TLS with a certificate of its own making, asks for users' passwords, and allows nothing that
+        no ACL allows; made at the first start, with a user for the agents of each of `sites`. None: as it is there.
 
         Raises:
             LocalKafkaError: `brokers` is neither 1 nor 3.
@@ -93,17 +109,29 @@ class LocalKafka:
         self.directory = (directory or cache_directory() / "local").absolute()
         self._brokers = brokers
         self._address = address
+        self._secure = secure
+        self._sites = tuple(sites)
+        self._security = LocalSecurity(self.directory / "security")
 
     @property
     def bootstrap(self) -> str:
-        """The address for clients: `host:port[,host:port...]`.
+        """The address for clients: `host:port[,host:port...]`; of a secure one that for its super user.
 
         Raises:
             LocalKafkaError: it was never started.
 
         """
         cluster = self._known()
-        return ",".join(_at(cluster, ports) for ports in cluster.ports)
+        return self._for_super_user(cluster, _servers(cluster))
+
+    def address_of(self, user: str) -> Address:
+        """The address of a secure Kafka for one of its users.
+
+        Raises:
+            LocalKafkaError: it was never started, or there is no such user.
+
+        """
+        return self._security.address_of(_servers(self._known()), user)
 
     def status(self) -> LocalStatus:
         """What runs, by the pid files; a pid that is gone or somebody else's counts as not running."""
@@ -121,6 +149,7 @@ class LocalKafka:
             )
             if cluster is not None
             else (),
+            users_directory=self._security.users_directory if cluster is not None and cluster.secure else None,
         )
 
     def start(self) -> None:
@@ -143,6 +172,12 @@ class LocalKafka:
                 raise LocalKafkaError(
                     f"the Kafka in {self.directory} takes clients at {cluster.address}, and {self._address} was asked "
                     f"for: stop it and remove {self.directory} to start anew, or name another directory"
+                )
+            if self._secure is not None and self._secure != cluster.secure:
+                is_, asked = ("secure", "an open one") if cluster.secure else ("open to everybody", "a secure one")
+                raise LocalKafkaError(
+                    f"the Kafka in {self.directory} is {is_}, and {asked} was asked for: stop it and remove "
+                    f"{self.directory} to start anew, or name another directory"
                 )
             numbers = range(1, len(cluster.ports) + 1)
             self._start([number for number in numbers if self._pid(number) is None], cluster)
@@ -217,7 +252,8 @@ class LocalKafka:
                 )
             time.sleep(0.1)
         running = [number for number in range(1, len(cluster.ports) + 1) if self._pid(number) is not None]
-        bootstrap = ",".join(_at(cluster, cluster.ports[number - 1]) for number in running)
+        servers = ",".join(_at(cluster, cluster.ports[number - 1]) for number in running)
+        bootstrap = self._for_super_user(cluster, servers)
         try:
             await_ready(bootstrap, brokers=len(running), timeout_s=max(1.0, deadline - time.monotonic()))
         except KafkaUnavailable as error:
@@ -252,6 +288,7 @@ class LocalKafka:
         if (self._home(number) / "data" / "meta.properties").exists():
             return
         arguments = ["kafka.tools.StorageTool", "format", "-t", cluster.cluster_id, "-c", self._mark(number)]
+        arguments += self._security.format_arguments() if cluster.secure else []
         options = ["-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={LOG4J2}"]
         options += [f"-Dfailover.orch.kafka.log={self._log(number)}"]
         done = subprocess.run(
@@ -267,9 +304,12 @@ class LocalKafka:
 
     def _write_properties(self, number: int, cluster: _Cluster) -> None:
         self._home(number).mkdir(parents=True, exist_ok=True)
-        properties = _properties(number, cluster, self._home(number) / "data")
-        text = "".join(f"{name}={value}\n" for name, value in properties.items())
-        Path(self._mark(number)).write_text(text)
+        properties = dict(_properties(number, cluster, self._home(number) / "data"))
+        if cluster.secure:
+            properties |= self._security.properties()
+        path = Path(self._mark(number))
+        path.touch(mode=_OWNERS_ALONE)  # of a secure one it holds a password
+        path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
     def _require_ports(self, address: str, ports: _Ports) -> None:
         for host, port in ((address, ports.broker), (LOOPBACK, ports.controller)):
@@ -290,7 +330,9 @@ class LocalKafka:
         try:
             written = json.loads(path.read_text())
             ports = tuple(_Ports(**each) for each in written["ports"])
-            return _Cluster(written["cluster_id"], ports, written.get("address", LOOPBACK))
+            return _Cluster(
+                written["cluster_id"], ports, written.get("address", LOOPBACK), written.get("secure", False)
+            )
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError) as error:
@@ -300,7 +342,10 @@ class LocalKafka:
         count = self._brokers or BROKER_COUNTS[0]
         address = self._address or LOOPBACK
         free = free_ports(address, 2 * count)
-        cluster = _Cluster(_cluster_id(), tuple(_Ports(*free[2 * i : 2 * i + 2]) for i in range(count)), address)
+        ports = tuple(_Ports(*free[2 * i : 2 * i + 2]) for i in range(count))
+        cluster = _Cluster(_cluster_id(), ports, address, self._secure or False)
+        if cluster.secure:
+            self._security.create(address, _servers(cluster), self._sites)
         new = self.directory / "cluster.json.new"
         new.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
         new.replace(self.directory / "cluster.json")
@@ -311,6 +356,9 @@ class LocalKafka:
         if cluster is None:
             raise LocalKafkaError(f"the Kafka in {self.directory} was never started: `failover-orch kafka start`")
         return cluster
+
+    def _for_super_user(self, cluster: _Cluster, servers: str) -> str:
+        return self._security.address_of(servers, SUPER_USER) if cluster.secure else servers
 
     def _checked(self, number: int) -> int:
         count = len(self._known().ports)
@@ -383,6 +431,10 @@ def _cluster_id() -> str:
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
         pass
     return text
+
+
+def _servers(cluster: _Cluster) -> str:
+    return ",".join(_at(cluster, ports) for ports in cluster.ports)
 
 
 def _at(cluster: _Cluster, ports: _Ports) -> str:

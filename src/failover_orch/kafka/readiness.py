@@ -14,6 +14,7 @@ from aiokafka import errors as aiokafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from failover_orch.errors import KafkaUnavailable
+from failover_orch.kafka_address import client_options
 
 __all__ = ["READY_TOPIC", "await_ready", "wait_until_ready"]
 
@@ -75,7 +76,7 @@ async def wait_until_ready(bootstrap: str, *, brokers: int, timeout_s: float) ->
 
 
 async def _all_brokers(bootstrap: str, brokers: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(**client_options(bootstrap))
     try:
         await admin.start()
         present = (await admin.describe_cluster())["brokers"]
@@ -86,7 +87,7 @@ async def _all_brokers(bootstrap: str, brokers: int) -> None:
 
 
 async def _topic(bootstrap: str, brokers: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(**client_options(bootstrap))
     try:
         await admin.start()
         response = await admin.create_topics([NewTopic(READY_TOPIC, 1, brokers)])
@@ -98,7 +99,7 @@ async def _topic(bootstrap: str, brokers: int) -> None:
 
 
 async def _transaction(bootstrap: str, _: int) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=READY_TOPIC)
+    producer = AIOKafkaProducer(**client_options(bootstrap), transactional_id=READY_TOPIC)
     try:
         await producer.start()
         async with producer.transaction():
@@ -110,7 +111,7 @@ async def _transaction(bootstrap: str, _: int) -> None:
 async def _group(bootstrap: str, _: int) -> None:
     # A group of its own: in one that an earlier trial left without a word, this one would wait for that to time out.
     consumer = AIOKafkaConsumer(
-        READY_TOPIC, bootstrap_servers=bootstrap, group_id=f"{READY_TOPIC}-{uuid.uuid4()}", enable_auto_commit=False
+        READY_TOPIC, **client_options(bootstrap), group_id=f"{READY_TOPIC}-{uuid.uuid4()}", enable_auto_commit=False
     )
     try:
         await consumer.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ OLDEST_JAVA = 17
 FETCH_TIMEOUT_S = 900
 POM = Path(__file__).with_name("pom.xml")
 LOG4J2 = Path(__file__).with_name("log4j2.xml")
+JARS = Path(__file__).with_name("jars.sha256")
+"""Every jar that the pom resolves to, as `sha256sum` writes it: no other is run, wherever Maven had it from."""
 
 
 def cache_directory() -> Path:
@@ -49,15 +52,17 @@ def java() -> Path:
     return Path(found)
 
 
-def libraries(cache: Path | None = None) -> Path:
+def libraries(cache: Path | None = None, *, jars: Path | None = None) -> Path:
     """The directory with Kafka's jars, fetched with Maven when it is not there yet or the pom has changed.
 
     The directory appears whole or not at all, and only one process fetches at a time: the others wait and find it.
+    Each time the jars are compared with the hashes in a file, ours or `jars`.
 
     Raises:
-        LocalKafkaError: Maven is missing, or could not fetch.
+        LocalKafkaError: Maven is missing, or could not fetch; or a jar is not the one that it has to be.
 
     """
+    listed = jars or JARS
     home = (cache or cache_directory()) / f"kafka-{KAFKA_VERSION}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with locked(home.with_name(f"{home.name}.lock")):
@@ -69,9 +74,27 @@ def libraries(cache: Path | None = None) -> Path:
                 fetched.mkdir()
                 shutil.copyfile(POM, fetched / POM.name)
                 _fetch(fetched)
+                _verify(fetched / "libs", listed, "Maven's repositories gave it, and nothing of it was kept")
                 shutil.rmtree(home, ignore_errors=True)
                 fetched.rename(home)
+        else:
+            _verify(home / "libs", listed, f"remove {home} to have it fetched anew")
     return home / "libs"
+
+
+def _verify(directory: Path, jars: Path, what_to_do: str) -> None:
+    """See that a directory holds the listed jars and no others: all of them go on Java's class path."""
+    wanted = {name: sha256 for sha256, name in (line.split() for line in jars.read_text().splitlines())}
+    there = {path.name: path for path in directory.iterdir()}
+    for name in sorted(wanted.keys() | there.keys()):
+        if name not in there:
+            raise LocalKafkaError(f"{name} is missing of Kafka's jars in {directory}: {what_to_do}")
+        if name not in wanted:
+            raise LocalKafkaError(f"{name} in {directory} is none of the jars that Kafka is made of: {what_to_do}")
+        with there[name].open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != wanted[name]:
+            raise LocalKafkaError(f"{name} has the SHA-256 {found}, expected {wanted[name]}: {what_to_do}")
 
 
 def _fetch(directory: Path) -> None:
@@ -81,7 +104,9 @@ def _fetch(directory: Path) -> None:
             "mvn is not on the path, and Kafka's jars are fetched with it: install Maven (Debian, Ubuntu: apt install "
             "maven), or use another Kafka with --bootstrap or FAILOVER_ORCH_BOOTSTRAP"
         )
-    command = [maven, "-q", "-B", "-f", str(directory / POM.name), "dependency:copy-dependencies"]
+    # --strict-checksums: of Maven's plugins, too, which are not in our list.
+    command = [maven, "-q", "-B", "--strict-checksums", "-f", str(directory / POM.name)]
+    command += ["dependency:copy-dependencies"]
     command += ["-DincludeScope=runtime", f"-DoutputDirectory={directory / 'libs'}"]
     try:
         done = subprocess.run(

@@ -8,19 +8,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as aiokafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from failover_orch.config import Settings
-from failover_orch.contract import STEP_COMMANDS, TOPICS, Kept, Topic, state_topic, step_commands_topic
-from failover_orch.errors import KafkaError, KafkaUnavailable, TopicMismatch
-from failover_orch.wire import explained
+from failover_orch.contract import STEP_COMMANDS, TOPICS, Kept, Topic, site_topic, state_topic, step_commands_topic
+from failover_orch.errors import KafkaError, KafkaForbidden, KafkaUnavailable, TopicMismatch
+from failover_orch.kafka_address import client_options, security_of
+from failover_orch.wire import explained, start_client, stop_consumer
 
 __all__ = [
     "DesiredTopic",
     "Difference",
     "TopicsReport",
+    "administration",
     "check_topics",
     "create_topics",
     "default_replication",
@@ -31,7 +34,11 @@ WEEK_MS = 7 * 24 * 3_600_000
 HOUR_MS = 3_600_000
 MIB = 1_048_576
 REQUEST_TIMEOUT_MS = 30_000
-SETTLE_S = 20.0
+_FORBIDDEN = (
+    aiokafka_errors.TopicAuthorizationFailedError.errno,
+    aiokafka_errors.ClusterAuthorizationFailedError.errno,
+)
+SETTLE_S = 30.0
 
 KEPT: Mapping[Kept, Mapping[str, str]] = {
     Kept.BY_TIME: {"cleanup.policy": "delete", "retention.ms": str(WEEK_MS), "retention.bytes": "-1"},
@@ -91,7 +98,7 @@ class TopicsReport:
 
 
 def desired_topics(settings: Settings, sites: Iterable[str], replication: int) -> list[DesiredTopic]:
-    """Every topic that an installation needs: the contract's, each site's step commands, the state."""
+    """Every topic that an installation needs: the contract's, each site's own and its step commands, the state."""
     names = settings.names
     common = {"min.insync.replicas": "2" if replication >= 3 else "1", "unclean.leader.election.enable": "false"}  # noqa: PLR2004 (three copies, of which two must be there)
 
@@ -99,7 +106,9 @@ def desired_topics(settings: Settings, sites: Iterable[str], replication: int) -
         return DesiredTopic(name, settings.partitions, replication, kept, {**KEPT[kept], **common, **extra})
 
     contract = [(topic.name, topic) for topic in TOPICS]
-    contract += [(step_commands_topic(site), STEP_COMMANDS) for site in sites]
+    for site in sites:
+        contract += [(step_commands_topic(site), STEP_COMMANDS)]
+        contract += [(site_topic(topic.name, site), topic) for topic in TOPICS if topic.per_site]
     return [
         *(desired(names.of(name), topic.kept, _largest(topic)) for name, topic in contract),
         desired(names.of(state_topic(settings.app_id)), Kept.COMPACTED, {}),
@@ -119,7 +128,7 @@ async def default_replication(bootstrap: str) -> int:
         KafkaUnavailable: nobody answers at `bootstrap`.
 
     """
-    async with _admin(bootstrap) as admin:
+    async with administration(bootstrap) as admin:
         brokers = len((await admin.describe_cluster())["brokers"])
     return 3 if brokers >= 3 else 1  # noqa: PLR2004 (with two, losing either would stop all writing)
 
@@ -131,7 +140,7 @@ async def check_topics(bootstrap: str, desired: Sequence[DesiredTopic]) -> Topic
         KafkaUnavailable: nobody answers at `bootstrap`.
 
     """
-    async with _admin(bootstrap) as admin:
+    async with administration(bootstrap) as admin:
         return await _compare(admin, desired, created=())
 
 
@@ -144,7 +153,7 @@ async def create_topics(bootstrap: str, desired: Sequence[DesiredTopic]) -> Topi
         KafkaError: Kafka refused a topic for another reason, which is said.
 
     """
-    async with _admin(bootstrap) as admin:
+    async with administration(bootstrap) as admin:
         missing = (await _compare(admin, desired, created=())).missing
         created = await _create(admin, bootstrap, [topic for topic in desired if topic.name in missing])
         await _settled(admin, bootstrap, [topic for topic in desired if topic.name in missing])
@@ -169,14 +178,24 @@ async def _create(admin: Any, bootstrap: str, topics: Sequence[DesiredTopic]) ->
                 f"{_count(topics[0].replication)} of each topic were asked for, and Kafka at {bootstrap} has fewer "
                 "brokers than that: start more brokers, or ask for fewer copies with --replication"
             )
+        elif code in _FORBIDDEN:
+            raise KafkaForbidden(
+                f"Kafka at {bootstrap} does not allow user {security_of(bootstrap).username} to make topic {name}: "
+                "do it as one of its super.users, or as a user with CREATE on the cluster"
+            )
         elif code != aiokafka_errors.TopicAlreadyExistsError.errno:  # somebody else made it meanwhile: compare it
             raise KafkaError(f"Kafka at {bootstrap} did not make topic {name}: {message or _name_of(code)}")
     return tuple(created)
 
 
 async def _settled(admin: Any, bootstrap: str, topics: Sequence[DesiredTopic]) -> None:
-    """Wait until every partition has a leader: what is made is known to the controller first, to brokers later."""
+    """Wait until every partition has a leader that knows it is: the controller decides, brokers follow later.
+
+    What is asked of a partition before that is refused, and clients try again for some seconds on a busy machine.
+    """
     waiting = {topic.name for topic in topics}
+    if not waiting:
+        return
     try:
         async with asyncio.timeout(SETTLE_S):
             while waiting:
@@ -184,8 +203,19 @@ async def _settled(admin: Any, bootstrap: str, topics: Sequence[DesiredTopic]) -
                     if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
                         waiting.discard(topic["topic"])
                 await asyncio.sleep(0.05 if waiting else 0)
+            # Only a leader tells where its partition ends; aiokafka asks until it does.
+            await _ends(bootstrap, [TopicPartition(each.name, n) for each in topics for n in range(each.partitions)])
     except TimeoutError:
         raise KafkaUnavailable(f"Kafka at {bootstrap} has no leader for new topics after {SETTLE_S:g} s") from None
+
+
+async def _ends(bootstrap: str, partitions: Sequence[TopicPartition]) -> None:
+    consumer = AIOKafkaConsumer(**client_options(bootstrap), group_id=None, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    try:
+        await start_client(consumer, bootstrap)
+        await consumer.end_offsets(partitions)
+    finally:
+        await stop_consumer(consumer)
 
 
 async def _compare(admin: Any, desired: Sequence[DesiredTopic], *, created: Sequence[str]) -> TopicsReport:
@@ -231,6 +261,11 @@ async def _configs(admin: Any, names: Sequence[str]) -> Mapping[str, Mapping[str
     found: dict[str, Mapping[str, str]] = {}
     for response in responses:
         for code, message, _, name, entries in response.resources:
+            if code in _FORBIDDEN:
+                raise KafkaForbidden(
+                    f"Kafka does not tell this user the settings of topic {name}: ask as the administrator, or as a "
+                    "user with DESCRIBE_CONFIGS on every topic"
+                )
             if code != 0:
                 raise KafkaError(f"Kafka does not tell the settings of topic {name}: {message or _name_of(code)}")
             found[name] = {entry[0]: entry[1] for entry in entries}
@@ -238,11 +273,12 @@ async def _configs(admin: Any, names: Sequence[str]) -> Mapping[str, Mapping[str
 
 
 @asynccontextmanager
-async def _admin(bootstrap: str) -> AsyncIterator[Any]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+async def administration(bootstrap: str) -> AsyncIterator[Any]:
+    """An administrator's client of aiokafka's, its errors said in sentences of ours."""
+    admin = AIOKafkaAdminClient(**client_options(bootstrap), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         with explained(bootstrap, "an administrator's request"):
-            await admin.start()
+            await start_client(admin, bootstrap)
             yield admin
     finally:
         await admin.close()

@@ -208,7 +208,8 @@ class RedfishBmc(_Bmc):
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
+            # The handshake is each connection's own: a client that leaves in its middle must not hold up the others.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = server.server_port
         self._server = server
         self._serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -272,6 +273,13 @@ class RedfishBmc(_Bmc):
         bmc = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = _STOP_S
+
+            def handle(self) -> None:
+                # Whoever does not trust the certificate leaves in the middle of the handshake, or says nothing more.
+                with suppress(OSError):
+                    super().handle()
+
             def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 try:

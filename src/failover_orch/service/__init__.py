@@ -3,8 +3,24 @@
 A `Feed` keeps a read model up to date, `read_now` reads one once (as the commands do), and `serve` runs the service.
 """
 
-from failover_orch.service.app import Source, create_app
+from failover_orch.service.address_checks import End, check_addresses
+from failover_orch.service.app import create_app
+from failover_orch.service.asking import (
+    SAYABLE,
+    Wish,
+    acknowledgement,
+    can_be_told,
+    no_such_task,
+    request_to,
+    sayable,
+    why_not,
+)
+from failover_orch.service.changes import Changes, RouteChange
+from failover_orch.service.endpoints import ENDPOINTS, Endpoint, Subject
 from failover_orch.service.feed import Feed, read_now
+from failover_orch.service.kafka_commands import KafkaCommands
+from failover_orch.service.knowledge import Knowledge
+from failover_orch.service.policy_checks import newer_brake, policy_for
 from failover_orch.service.policy_views import (
     BrakeView,
     LimitsView,
@@ -30,6 +46,23 @@ from failover_orch.service.readiness_views import (
     what_to_do,
 )
 from failover_orch.service.server import serve
+from failover_orch.service.settings_views import (
+    ChangedSetting,
+    NodeStanding,
+    RevisionView,
+    SettingsChangeView,
+    SettingsDifference,
+    SettingsHistory,
+    SettingsView,
+    SettingView,
+    settings_between,
+    settings_change_view,
+    settings_drift,
+    settings_history,
+    settings_view,
+)
+from failover_orch.service.source import Commands, Source
+from failover_orch.service.terms import LATEST_WORD, Committing, committing, keeping, wanted_point
 from failover_orch.service.views import (
     AdapterView,
     PlacementView,
@@ -47,13 +80,25 @@ from failover_orch.service.views import (
 )
 
 __all__ = [
+    "ENDPOINTS",
+    "LATEST_WORD",
     "READ_TOPICS",
+    "SAYABLE",
     "AdapterView",
     "BrakeView",
+    "ChangedSetting",
+    "Changes",
+    "Commands",
+    "Committing",
     "DefectView",
+    "End",
+    "Endpoint",
     "Feed",
+    "KafkaCommands",
+    "Knowledge",
     "LimitView",
     "LimitsView",
+    "NodeStanding",
     "PlacementView",
     "PlanList",
     "PlanSummary",
@@ -62,29 +107,55 @@ __all__ = [
     "ReadModel",
     "ReadinessList",
     "ReadinessView",
+    "RevisionView",
+    "RouteChange",
     "RunList",
     "RunView",
+    "SettingView",
+    "SettingsChangeView",
+    "SettingsDifference",
+    "SettingsHistory",
+    "SettingsView",
     "Source",
+    "Subject",
     "Vm",
     "VmList",
     "VmSummary",
     "VmView",
+    "Wish",
+    "acknowledgement",
     "as_of",
     "brake_view",
+    "can_be_told",
+    "check_addresses",
+    "committing",
     "create_app",
+    "keeping",
     "limits_of_plan",
     "limits_of_site",
     "limits_of_vm",
+    "newer_brake",
+    "no_such_task",
     "placement_view",
     "plan_list",
     "plan_view",
+    "policy_for",
     "policy_list",
     "read_now",
     "readiness_list",
+    "request_to",
     "run_list",
     "run_view",
+    "sayable",
     "serve",
+    "settings_between",
+    "settings_change_view",
+    "settings_drift",
+    "settings_history",
+    "settings_view",
     "vm_list",
     "vm_view",
+    "wanted_point",
     "what_to_do",
+    "why_not",
 ]

@@ -1,44 +1,45 @@
 """What the topics say now: routes, runs, health and readiness, inventory, settings, plans and policies, by record.
 
 A read model only ever repeats what the workers decided. It knows how fresh it is, and whoever answers from it has to
-say so: until it has caught up with where the topics ended when it began, it may not be asked at all.
+say so: until it has caught up with where the topics ended when it began, it may not be asked at all; see `knowledge`.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from failover_orch import telemetry
 from failover_orch.contract import Codec, key_of
 from failover_orch.domain import (
+    AccessToken,
     Brake,
     ClusterInventory,
     FailoverKind,
     HealthChange,
-    Location,
     Placed,
     Placement,
     Policy,
     PolicyScope,
-    Readiness,
     RecoveryPlan,
     Role,
     RoutingUpdate,
     RunSnapshot,
     RunState,
+    SettingsRevision,
+    SettingsStanding,
     VmInventory,
     VmReplicationSettings,
     place,
+    unfit_nodes,
 )
 from failover_orch.errors import LookupFailed, UndecodableRecord
+from failover_orch.service.changes import RouteChange
+from failover_orch.service.known import Latest, Vm, is_at, placed
+from failover_orch.service.naming import NameIndex, unknown
 from failover_orch.wire import Received
 
 __all__ = ["READ_TOPICS", "ReadModel", "Vm"]
-
-T = TypeVar("T")
 
 READ_TOPICS = (
     "inventory",
@@ -48,96 +49,16 @@ READ_TOPICS = (
     "routing-updates",
     "failover-runs",
     "health-changes",
+    "settings-revisions",
+    "settings-standing",
+    "access-tokens",
 )
 """What a read model is fed from."""
 
 log = telemetry.logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Vm:
-    """All that is known of a VM. What nobody has reported yet is None."""
-
-    vm_id: str
-    route: RoutingUpdate | None
-    inventory: VmInventory | None
-    settings: VmReplicationSettings | None
-    health: HealthChange | None
-    run: RunSnapshot | None
-    """The run in flight."""
-    test_run: RunSnapshot | None = None
-    """The test failover in flight, beside any other run."""
-    plan_ids: tuple[str, ...] = ()
-    """The recovery plans that name it."""
-
-    @property
-    def name(self) -> str:
-        """What people call it; its id where nobody has told its name."""
-        if self.inventory is not None and self.inventory.name:
-            return self.inventory.name
-        return self.route.name if self.route is not None and self.route.name else self.vm_id
-
-    @property
-    def locations(self) -> tuple[Location, ...]:
-        """Where it is: first where it runs, then its replicas, by site."""
-        if self.route is None:
-            return ()
-        order = {Role.PRIMARY: 0, Role.UNKNOWN: 1, Role.REPLICA: 2, Role.RETIRED: 3}
-        return tuple(sorted(self.route.locations, key=lambda location: (order[location.role], location.site)))
-
-    @property
-    def application(self) -> str:
-        return self.inventory.application if self.inventory is not None else ""
-
-    @property
-    def epoch(self) -> int:
-        return self.route.epoch if self.route is not None else 0
-
-    @property
-    def active_site(self) -> str:
-        """The site where it runs; empty while nobody knows."""
-        return next((location.site for location in self.locations if location.role is Role.PRIMARY), "")
-
-    @property
-    def readiness(self) -> Readiness:
-        return self.health.readiness if self.health is not None else Readiness.UNKNOWN
-
-    @property
-    def defects(self) -> tuple[str, ...]:
-        return self.health.defects if self.health is not None else ()
-
-    def replica(self) -> Location | None:
-        """Where its replica lives."""
-        site = self.inventory.replication.replica_site if self.inventory is not None else ""
-        for location in self.locations:
-            # Until a worker has seen the inventory, the route does not know which end is which.
-            if location.role is Role.REPLICA or (location.role is Role.UNKNOWN and location.site == site):
-                return location
-        return None
-
-
-def _always(_new: object, _known: object) -> bool:
-    return True
-
-
-class _Latest(Generic[T]):
-    """The latest value of each key of one type of record.
-
-    All records of a key come in order, since they stand in one partition. The exceptions say themselves, by `replaces`,
-    whether a new value takes the place of the one that is known.
-    """
-
-    def __init__(self, topic: str, key: Callable[[T], str], replaces: Callable[[T, T], bool] = _always) -> None:
-        self.topic = topic
-        self.rows: dict[str, T] = {}
-        self._key = key
-        self._replaces = replaces
-
-    def take(self, value: T) -> None:
-        key = self._key(value)
-        known = self.rows.get(key)
-        if known is None or self._replaces(value, known):
-            self.rows[key] = value
+_REVISIONS_REPEATED = 10
+"""Among so many of the newest a revision may be told again: a reader that begins anew reads none twice."""
 
 
 class ReadModel:
@@ -151,26 +72,32 @@ class ReadModel:
         self.skipped = 0
         """Records that could not be decoded."""
         # A worker that was cut off may still have had an older route on its way: the epoch decides, never the order.
-        self._routes = _Latest[RoutingUpdate](
+        self._routes = Latest[RoutingUpdate](
             "routing-updates", lambda route: route.vm_id, lambda new, known: new.epoch > known.epoch
         )
-        self._runs = _Latest[RunSnapshot]("failover-runs", lambda run: run.run_id)
-        self._health = _Latest[HealthChange]("health-changes", lambda change: change.vm_id)
-        self._plan_health = _Latest[HealthChange]("health-changes", lambda change: change.plan_id)
-        self._inventory = _Latest[VmInventory]("inventory", lambda vm: vm.vm_id)
-        self._settings = _Latest[VmReplicationSettings]("replication-settings", lambda settings: settings.vm_id)
-        self._plans = _Latest[RecoveryPlan]("recovery-plans", lambda plan: plan.plan_id)
+        self._runs = Latest[RunSnapshot]("failover-runs", lambda run: run.run_id)
+        self._health = Latest[HealthChange]("health-changes", lambda change: change.vm_id)
+        self._plan_health = Latest[HealthChange]("health-changes", lambda change: change.plan_id)
+        # Each site has its own topic for it, and a VM that moved to another site is in both of them.
+        self._inventory = Latest[VmInventory](
+            "inventory", lambda vm: vm.vm_id, lambda new, known: new.reported_at_ms >= known.reported_at_ms
+        )
+        self._settings = Latest[VmReplicationSettings]("replication-settings", lambda settings: settings.vm_id)
+        self._plans = Latest[RecoveryPlan]("recovery-plans", lambda plan: plan.plan_id)
         # These records are in every partition, and partitions are not read in step with each other.
-        self._policies = _Latest[Policy](
+        self._policies = Latest[Policy](
             "policies", lambda policy: key_of(policy).decode(), lambda new, known: new.set_at_ms >= known.set_at_ms
         )
-        self._brakes = _Latest[Brake](
+        self._brakes = Latest[Brake](
             "policies", lambda brake: key_of(brake).decode(), lambda new, known: new.at_ms >= known.at_ms
         )
-        self._clusters = _Latest[ClusterInventory](
+        self._clusters = Latest[ClusterInventory](
             "inventory", lambda cluster: cluster.cluster, lambda new, known: new.reported_at_ms >= known.reported_at_ms
         )
-        self._tables: dict[type, _Latest[Any]] = {
+        self._standings = Latest[SettingsStanding]("settings-standing", lambda one: key_of(one).decode())
+        self._tokens = Latest[AccessToken]("access-tokens", lambda token: token.token_id)
+        self._revisions: dict[str, list[SettingsRevision]] = {}
+        self._tables: dict[type, Latest[Any]] = {
             RoutingUpdate: self._routes,
             RunSnapshot: self._runs,
             HealthChange: self._health,
@@ -180,11 +107,17 @@ class ReadModel:
             ClusterInventory: self._clusters,
             Policy: self._policies,
             Brake: self._brakes,
+            SettingsStanding: self._standings,
+            AccessToken: self._tokens,
         }
         # A VM's runs are in as many partitions, so the end of one may be read after the beginning of the next.
         self._in_flight: dict[str, set[str]] = {}
         self._plans_by_vm: dict[str, list[str]] | None = None
         """Made when it is asked for; None once a plan has changed."""
+        self._names = NameIndex()
+        self.route_places: dict[str, RouteChange] = {}
+        """For each VM the record that its route is from."""
+        self._changed: list[RouteChange] = []
 
     def take(self, records: Iterable[Received], codec: Codec) -> None:
         """Fold records as they were read. One that cannot be decoded is counted, logged and left out."""
@@ -193,10 +126,23 @@ class ReadModel:
                 self.forget(record.topic, record.key.decode(errors="replace"))
             else:
                 try:
-                    self.apply(codec.decode_from(record.topic, record.value))
+                    value = codec.decode_from(record.topic, record.value)
                 except UndecodableRecord as error:
                     self._skip(record, error)
+                    continue
+                self.apply(value)
+                if isinstance(value, RoutingUpdate) and self._routes.rows.get(value.vm_id) is value:
+                    self._note(RouteChange(value.vm_id, record.partition, record.offset))
             self.as_of_ms = max(self.as_of_ms, record.timestamp_ms)
+
+    def _note(self, change: RouteChange) -> None:
+        self.route_places[change.vm_id] = change
+        self._changed.append(change)
+
+    def changed_routes(self) -> list[RouteChange]:
+        """The routes that have changed since this was last asked, in the order in which they were read."""
+        changed, self._changed = self._changed, []
+        return changed
 
     def _skip(self, record: Received, error: UndecodableRecord) -> None:
         self.skipped += 1
@@ -207,11 +153,16 @@ class ReadModel:
         if isinstance(value, HealthChange) and not value.vm_id:
             self._plan_health.take(value)
             return
+        if isinstance(value, SettingsRevision):
+            self._revise(value)
+            return
         table = self._tables.get(type(value))
         if table is None:
             return
         table.take(value)
-        if isinstance(value, RecoveryPlan):
+        if isinstance(value, RoutingUpdate | VmInventory):
+            self._names.put(value.vm_id, self.name_of(value.vm_id))
+        elif isinstance(value, RecoveryPlan):
             self._plans_by_vm = None
         elif isinstance(value, RunSnapshot) and value.vm_id:
             runs = self._in_flight.setdefault(value.vm_id, set())
@@ -226,7 +177,16 @@ class ReadModel:
         for table in (*self._tables.values(), self._plan_health):
             if table.topic == topic:
                 table.rows.pop(key, None)
+        if topic in (self._routes.topic, self._inventory.topic):
+            known = key in self._routes.rows or key in self._inventory.rows
+            self._names.put(key, self.name_of(key) if known else "")
         self._plans_by_vm = None
+
+    def _revise(self, revision: SettingsRevision) -> None:
+        """Keep every revision, by its place in the history: a refused one leaves the version as it was."""
+        history = self._revisions.setdefault(revision.target, [])
+        if revision not in history[-_REVISIONS_REPEATED:]:
+            history.append(revision)
 
     def vm(self, name: str) -> Vm:
         """A VM by its id, or by its name where only one has it; upper and lower case are the same in a name.
@@ -235,15 +195,30 @@ class ReadModel:
             LookupFailed: no VM, or more than one, is called so.
 
         """
+        return self._vm(self.vm_id_of(name))
+
+    def vm_id_of(self, name: str) -> str:
+        """The id of a VM by its id or name, as `vm` finds it. Raises LookupFailed as `vm` does."""
         if name in self._routes.rows or name in self._inventory.rows:
-            return self._vm(name)
-        wanted = name.casefold()
-        called = [vm_id for vm_id in self._vm_ids() if self._name(vm_id).casefold() == wanted]
+            return name
+        called = self._names.called(name)
         if len(called) == 1:
-            return self._vm(called[0])
+            return called[0]
         if called:
             raise LookupFailed(f"{len(called)} VMs are called {name!r}: say which by its id: {', '.join(called)}")
-        raise LookupFailed(_unknown("VM", name, {*self._vm_ids(), *map(self._name, self._vm_ids())}))
+        raise LookupFailed(unknown("VM", name, {*self._vm_ids(), *map(self.name_of, self._vm_ids())}))
+
+    def route(self, vm_id: str) -> RoutingUpdate | None:
+        """A VM's route by its id alone; None where there is none."""
+        return self._routes.rows.get(vm_id)
+
+    def inventory_of(self, vm_id: str) -> VmInventory | None:
+        """A VM's inventory by its id alone; None where nobody has reported it."""
+        return self._inventory.rows.get(vm_id)
+
+    def knows(self, vm_id: str) -> bool:
+        """Whether a VM of this very id was ever reported."""
+        return vm_id in self._routes.rows or vm_id in self._inventory.rows
 
     def member(self, vm_id: str) -> Vm:
         """A VM by its id alone, known or not: a plan may name one that nobody has reported."""
@@ -255,7 +230,7 @@ class ReadModel:
             vm
             for vm in map(self._vm, self._vm_ids())
             if (not application or vm.application == application)
-            and (not (site or node) or any(_is_at(location, site, node) for location in vm.locations))
+            and (not (site or node) or any(is_at(location, site, node) for location in vm.locations))
         ]
         return tuple(sorted(found, key=lambda vm: (vm.name, vm.vm_id)))
 
@@ -273,7 +248,11 @@ class ReadModel:
             return self._runs.rows[begun[0]]
         if run_id and begun:
             raise LookupFailed(f"{len(begun)} runs begin with {run_id!r}: {', '.join(sorted(begun))}")
-        raise LookupFailed(_unknown("run", run_id, self._runs.rows))
+        raise LookupFailed(unknown("run", run_id, self._runs.rows))
+
+    def find_run(self, run_id: str) -> RunSnapshot | None:
+        """A run by its very id; None where there is none."""
+        return self._runs.rows.get(run_id)
 
     def runs(
         self,
@@ -319,7 +298,11 @@ class ReadModel:
         if called:
             ids = ", ".join(plan.plan_id for plan in called)
             raise LookupFailed(f"{len(called)} recovery plans are called {name!r}: say which by its id: {ids}")
-        raise LookupFailed(_unknown("recovery plan", name, plans))
+        raise LookupFailed(unknown("recovery plan", name, plans))
+
+    def find_plan(self, plan_id: str) -> RecoveryPlan | None:
+        """A recovery plan by its very id; None where there is none."""
+        return self._plans.rows.get(plan_id)
 
     def plans(self) -> tuple[RecoveryPlan, ...]:
         """Every recovery plan, by name."""
@@ -349,8 +332,48 @@ class ReadModel:
         sites = {cluster.site for cluster in self._clusters.rows.values()}
         sites.update(location.site for route in self._routes.rows.values() for location in route.locations)
         if name not in sites:
-            raise LookupFailed(_unknown("site", name, sites))
+            raise LookupFailed(unknown("site", name, sites))
         return name
+
+    def cluster(self, name: str) -> ClusterInventory:
+        """A cluster by its name, upper and lower case being the same.
+
+        Raises:
+            LookupFailed: no cluster of this name was reported.
+
+        """
+        clusters = self._clusters.rows
+        found = [clusters[name]] if name in clusters else []
+        found = found or [one for one in clusters.values() if one.cluster.casefold() == name.casefold()]
+        if len(found) == 1:
+            return found[0]
+        raise LookupFailed(unknown("cluster", name, clusters))
+
+    def clusters(self) -> tuple[ClusterInventory, ...]:
+        """Every cluster, by name."""
+        return tuple(sorted(self._clusters.rows.values(), key=lambda cluster: cluster.cluster))
+
+    def revisions(self, target: str) -> tuple[SettingsRevision, ...]:
+        """What came of every change to the settings of a cluster, or of a VM by its id: the oldest first."""
+        return tuple(self._revisions.get(target, ()))
+
+    def revision(self, target: str) -> SettingsRevision | None:
+        """The settings of a cluster, or of a VM by its id, as they are now; None where nobody has set any."""
+        accepted = (revision for revision in reversed(self._revisions.get(target, ())) if not revision.refused)
+        return next(accepted, None)
+
+    def standings(self, target: str) -> tuple[SettingsStanding, ...]:
+        """How each node of a cluster, or a VM by its id, stands to its settings, by node."""
+        found = (one for one in self._standings.rows.values() if one.target == target)
+        return tuple(sorted(found, key=lambda standing: standing.node))
+
+    def tokens(self) -> tuple[AccessToken, ...]:
+        """Every API token, those that no longer hold too, by its owner's name."""
+        return tuple(sorted(self._tokens.rows.values(), key=lambda token: (token.name, token.token_id)))
+
+    def token(self, token_id: str) -> AccessToken | None:
+        """An API token by its id; None where there is none."""
+        return self._tokens.rows.get(token_id)
 
     def settings(self) -> tuple[VmReplicationSettings, ...]:
         """The failover addresses of every VM that has any."""
@@ -367,20 +390,34 @@ class ReadModel:
             raise LookupFailed(
                 f"{vm.name} cannot be placed yet: its inventory is not known; its primary site's agent reports it"
             )
+        return place(vm.inventory, self.clusters(), self.replicas(vm.vm_id), unfit=self._unfit())
+
+    def replicas(self, vm_id: str = "") -> tuple[Placed, ...]:
+        """Every replica, where it lives; of the VM of this id every end."""
         # What runs on a node has been taken from its free memory by the node itself: only replicas are promises.
-        replicas = [
-            _placed(other, location)
+        return tuple(
+            placed(other, location)
             for other in map(self._vm, self._vm_ids())
             for location in other.locations
-            if location.node and (location.role is not Role.PRIMARY or other.vm_id == vm.vm_id)
-        ]
-        return place(vm.inventory, tuple(self._clusters.rows.values()), replicas)
+            if location.node and (location.role is not Role.PRIMARY or other.vm_id == vm_id)
+        )
+
+    def _unfit(self) -> dict[tuple[str, str], str]:
+        """Nodes that cannot take what is set for their cluster, so that no replica goes there."""
+        found: dict[tuple[str, str], str] = {}
+        for cluster in self.clusters():
+            standings = {one.node: one for one in self.standings(cluster.cluster)}
+            found |= unfit_nodes(self.revision(cluster.cluster), cluster, standings)
+        return found
 
     def _vm_ids(self) -> list[str]:
         return sorted(self._routes.rows.keys() | self._inventory.rows.keys())
 
-    def _name(self, vm_id: str) -> str:
-        return self._vm(vm_id).name
+    def name_of(self, vm_id: str) -> str:
+        """What people call a VM; its id where nobody has told its name."""
+        inventory, route = self._inventory.rows.get(vm_id), self._routes.rows.get(vm_id)
+        told = inventory.name if inventory is not None else ""
+        return told or (route.name if route is not None else "") or vm_id
 
     def _vm(self, vm_id: str) -> Vm:
         return Vm(
@@ -391,10 +428,11 @@ class ReadModel:
             health=self._health.rows.get(vm_id),
             run=self._flying(vm_id, tests=False),
             test_run=self._flying(vm_id, tests=True),
-            plan_ids=self._plans_of(vm_id),
+            plan_ids=self.plans_of(vm_id),
         )
 
-    def _plans_of(self, vm_id: str) -> tuple[str, ...]:
+    def plans_of(self, vm_id: str) -> tuple[str, ...]:
+        """The recovery plans that name a VM, by their ids."""
         if self._plans_by_vm is None:
             self._plans_by_vm = {}
             for plan_id, plan in sorted(self._plans.rows.items()):
@@ -407,29 +445,3 @@ class ReadModel:
         runs = (self._runs.rows.get(run_id) for run_id in self._in_flight.get(vm_id, ()))
         fitting = (run for run in runs if run is not None and (run.kind is FailoverKind.TEST) is tests)
         return max(fitting, key=lambda run: (run.started_at_ms, run.run_id), default=None)
-
-
-def _is_at(location: Location, site: str, node: str) -> bool:
-    return (not site or location.site == site) and (not node or location.node == node)
-
-
-def _placed(vm: Vm, location: Location) -> Placed:
-    inventory = vm.inventory
-    return Placed(
-        vm_id=vm.vm_id,
-        node=location.node,
-        site=location.site,
-        anti_affinity=inventory.anti_affinity if inventory else "",
-        application=inventory.application if inventory else "",
-        memory_mib=inventory.memory_mib if inventory else 0,
-        storage_gib=inventory.storage_gib if inventory else 0,
-        storage=location.storage,
-    )
-
-
-def _unknown(kind: str, name: str, known: Collection[str]) -> str:
-    if not known:
-        return f"no {kind} {name!r} is known: none has been reported yet"
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"no {kind} {name!r} is known{hint}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from failover_orch.domain import Readiness, RecoveryPlan, ReplicationState
@@ -109,8 +109,10 @@ class PlanView:
     run_id: str
 
 
-def plan_list(model: ReadModel) -> PlanList:
-    return PlanList(as_of(model), tuple(_summary(model, plan) for plan in model.plans()))
+def plan_list(model: ReadModel, plans: Iterable[RecoveryPlan] | None = None) -> PlanList:
+    """Plans, all of them unless they are given."""
+    listed = model.plans() if plans is None else plans
+    return PlanList(as_of(model), tuple(_summary(model, plan) for plan in listed))
 
 
 def plan_view(model: ReadModel, plan: RecoveryPlan) -> PlanView:

@@ -25,6 +25,7 @@ from failover_orch.domain import (
 from failover_orch.service.read_model import ReadModel, Vm
 
 __all__ = [
+    "AcceptedView",
     "AdapterView",
     "PlacementView",
     "RunList",
@@ -137,6 +138,13 @@ class RunView:
     as_of: str | None
     run: RunSnapshot
     members: tuple[RunSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedView:
+    """A command was taken: it is in Kafka. `id` is that of what was asked for; the answer's Location shows it."""
+
+    id: str
 
 
 def as_of(model: ReadModel) -> str | None:

@@ -16,18 +16,21 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError as AiokafkaError
 
 from failover_orch import telemetry
-from failover_orch.contract import Codec, Names, key_of, step_commands_topic, traceparent_of
-from failover_orch.domain.facts import StepResult
-from failover_orch.domain.records import DeadLetter, RoutingUpdate, StepCommand
+from failover_orch.contract import PER_SITE, Codec, Names, key_of, site_topic, step_commands_topic, traceparent_of
+from failover_orch.domain.facts import StepOutcome, StepResult
+from failover_orch.domain.records import Action, DeadLetter, RoutingUpdate, StepCommand
 from failover_orch.errors import HypervisorError, KafkaError, TopicMismatch, UndecodableRecord, UnencodableRecord
 from failover_orch.hypervisors import HostedVm, Hypervisor
+from failover_orch.kafka_address import client_options
 from failover_orch.site.allowed import Allowed
+from failover_orch.site.answers import answer
 from failover_orch.site.claims import Claims
 from failover_orch.site.lanes import Lanes
 from failover_orch.site.offsets import Offsets
 from failover_orch.site.own_site import OwnSite
 from failover_orch.site.pause import Pause
 from failover_orch.site.plan_work import PlanWork, is_plan_work, only_once
+from failover_orch.site.settings_keeping import SettingsKeeping
 from failover_orch.site.steps import Steps
 from failover_orch.wire import (
     Publisher,
@@ -44,15 +47,8 @@ __all__ = ["AgentOptions", "SiteAgent"]
 
 _log = telemetry.logger(__name__)
 
-_TOPICS = (
-    "step-results",
-    "vm-moved",
-    "replication-health",
-    "inventory",
-    "evidence",
-    "dead-letters",
-    "routing-updates",
-)
+_TOPICS = ("dead-letters", "routing-updates")
+"""What it needs besides its site's own topics."""
 _POLL_MS = 200
 _REPORT_TICK_S = 1.0
 _EVIDENCE_TICK_S = 1.0
@@ -78,6 +74,8 @@ class AgentOptions:
     """How long after its issue a script or call may still be delivered again and be known for what it is."""
     evidence_every: float = 5.0
     """Interval at which the agent says that its site is at work; 0: it never does."""
+    settings_every: float = 60.0
+    """Interval at which the agent tells what replication settings its nodes have, changed or not; 0: it never does."""
     in_flight: int = 500
     """Commands taken and not yet answered."""
     grace: float = 10.0
@@ -130,11 +128,13 @@ class SiteAgent:
             codec,
             bootstrap=bootstrap,
             names=names,
+            site=hypervisor.site,
             group=self._group,
             agent=self._name,
             hours=self._options.ledger_hours,
             clock=clock,
         )
+        self._settings = SettingsKeeping(hypervisor, every_s=self._options.settings_every, clock=clock)
         self._lanes = Lanes()
         self._offsets: Offsets[TopicPartition] = Offsets()
         self._stopping = asyncio.Event()
@@ -164,6 +164,8 @@ class SiteAgent:
         work = [self._take_commands, self._tell, self._report, self._learn_routes]
         if self._options.evidence_every:
             work.append(self._bear_witness)
+        if self._options.settings_every:
+            work.append(self._keep_settings)
         jobs = [asyncio.create_task(job(publisher)) for job in work]
         stopped = asyncio.create_task(self._stopping.wait())
         try:
@@ -190,9 +192,11 @@ class SiteAgent:
                 names=self._names,
                 partitions=self._partitions,
                 source=f"site-agent/{self._hypervisor.site}",
+                site=self._hypervisor.site,
             )
             try:
-                wanted = (self._topic, *_TOPICS)
+                own = (site_topic(topic, self._hypervisor.site) for topic in PER_SITE)
+                wanted = (self._topic, *own, *_TOPICS)
                 present = await partition_counts(self._bootstrap)
                 require_topics(self._bootstrap, map(self._names.of, wanted), present)
                 return await publisher.__aenter__()
@@ -232,7 +236,7 @@ class SiteAgent:
     async def _consume(self, publisher: Publisher, pause: Pause) -> None:
         self._offsets = Offsets()
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             group_id=self._group,
             client_id=self._name,
             enable_auto_commit=False,
@@ -244,7 +248,7 @@ class SiteAgent:
         consumer.subscribe([self._names.of(self._topic)], listener=_Listener(self, consumer))
         with explained(self._bootstrap, f"the commands of {self._hypervisor.site}"):
             try:
-                await start_client(consumer)
+                await start_client(consumer, self._bootstrap)
                 while not self._stopping.is_set():
                     await self._lanes.room(self._options.in_flight)
                     room = self._options.in_flight - len(self._lanes)
@@ -273,6 +277,10 @@ class SiteAgent:
             if only_once(command):
                 # A plan's actions do not wait for each other; the order of those that depend is its run's business.
                 lane = f"{lane} {command.run_id} {command.step}"
+            elif command.action is Action.APPLY_SETTINGS and command.server is not None:
+                # The nodes of a cluster take theirs side by side, and each of them in the order they were given.
+                lane = f"{lane} node {command.node}"
+            self._settings.heard(command)
         except UndecodableRecord as error:
             flaw = str(error)
 
@@ -302,8 +310,11 @@ class SiteAgent:
             span.set(outcome=str(result.outcome))
             _log.info("step answered", **attributes, outcome=str(result.outcome), detail=result.detail)
             await self._publish(publisher, result, traceparent=span.traceparent)
+        self._settings.applied(command)
 
     async def _carry_out(self, publisher: Publisher, command: StepCommand, traceparent: str) -> StepResult:
+        if newer := self._settings.overtaken(command):
+            return answer(command, StepOutcome.STALE, f"version {newer} has come since", {}, self._clock())
         if not is_plan_work(command):
             return await self._steps.run(command)
         async with self._plan_turns:
@@ -432,6 +443,9 @@ class SiteAgent:
             except (HypervisorError, KafkaError, UnencodableRecord) as error:
                 _log.warning("evidence not told, will try again", error=error)
             await asyncio.sleep(min(_EVIDENCE_TICK_S, every))
+
+    async def _keep_settings(self, publisher: Publisher) -> None:
+        await self._settings.run(lambda told: self._publish_each(publisher, told))
 
     async def _publish_each(self, publisher: Publisher, values: Iterable[object]) -> None:
         """Publish what is told, without what cannot be told: one bad value must not hold up all behind it."""

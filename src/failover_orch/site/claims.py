@@ -15,10 +15,11 @@ from aiokafka import errors as aiokafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
 
 from failover_orch import telemetry
-from failover_orch.contract import Codec, Names, key_of, partition_of
+from failover_orch.contract import Codec, Names, key_of, partition_of, site_topic
 from failover_orch.domain.facts import StepOutcome, StepResult
 from failover_orch.domain.records import StepCommand
 from failover_orch.errors import KafkaError, TopicMismatch, UndecodableRecord
+from failover_orch.kafka_address import client_options
 from failover_orch.site.answers import NOT_BEGUN, answer
 from failover_orch.site.ledger import CLAIM, CLAIMED_BY, NOTHING_KNOWN, Claim, Ledger, StepKey
 from failover_orch.site.pause import Pause
@@ -39,7 +40,7 @@ _ENDING_MS = 2_000
 
 
 class Claims:
-    """The ledger of one site's agents, as this agent reads it from `step-results`, and its own claims there.
+    """The ledger of one site's agents, as this agent reads it from the site's results, and its own claims there.
 
     The topic is read when a step is to be claimed: by then whatever another agent did with the partition before is in
     it. A claim holds if it is the step's first in the topic, so this does not rest on one agent's knowing that it has
@@ -52,6 +53,7 @@ class Claims:
         *,
         bootstrap: str,
         names: Names,
+        site: str,
         group: str,
         agent: str,
         hours: float,
@@ -64,7 +66,8 @@ class Claims:
         """
         self._codec = codec
         self._bootstrap = bootstrap
-        self._topic = names.of(_RESULTS)
+        self._results = site_topic(_RESULTS, site)
+        self._topic = names.of(self._results)
         self._group = group
         self._agent = agent
         self._kept_ms = round(hours * _HOUR_MS)
@@ -84,7 +87,7 @@ class Claims:
         `publish` returns once Kafka has acknowledged. While Kafka is away this waits, and nothing is begun.
 
         Raises:
-            TopicMismatch: `step-results` is missing.
+            TopicMismatch: the site's topic of results is missing.
 
         """
         claim = {CLAIM: uuid.uuid4().hex, CLAIMED_BY: self._agent}
@@ -140,10 +143,10 @@ class Claims:
         # An earlier one of our own was cut off: commands of one step are taken one after the other.
         if claim.agent == self._agent or self._clock() > command.deadline_ms + _ENDING_MS:
             return False
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, request_timeout_ms=_REQUEST_TIMEOUT_MS)
+        admin = AIOKafkaAdminClient(**client_options(self._bootstrap), request_timeout_ms=_REQUEST_TIMEOUT_MS)
         try:
             with explained(self._bootstrap, f"a look at the agents of {command.site}"):
-                await start_client(admin)
+                await start_client(admin, self._bootstrap)
                 (answered,) = await admin.describe_consumer_groups([self._group])
                 (group,) = answered.to_object()["groups"]
                 if group["error_code"]:
@@ -161,7 +164,7 @@ class Claims:
             self._partitions = present[self._topic]
         at = TopicPartition(self._topic, partition_of(key, self._partitions))
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             group_id=None,
             enable_auto_commit=False,
             isolation_level="read_committed",
@@ -181,7 +184,7 @@ class Claims:
         self._ledger.forget(self._clock() - self._kept_ms)
         try:
             with explained(self._bootstrap, "the answers given before"):
-                await start_client(consumer)
+                await start_client(consumer, self._bootstrap)
                 consumer.assign([at])
                 if at.partition not in self._next:
                     self._next[at.partition] = await self._first(consumer, at)
@@ -201,7 +204,7 @@ class Claims:
         if _MARK not in (record.value or b""):
             return
         try:
-            result = self._codec.decode_from(_RESULTS, record.value)
+            result = self._codec.decode_from(self._results, record.value)
         except UndecodableRecord as error:
             _log.warning("a result cannot be read", topic=self._topic, offset=record.offset, error=error)
             return

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["SimulatedSite", "SiteFile", "load_site_file"]
 
 ROOT_KEYS = ("site", "agent", "hypervisor", "fences")
-AGENT_KEYS = ("per_node", "per_site", "report_every", "evidence_every", "scripts", "allow_urls")
+AGENT_KEYS = (
+    "per_node",
+    "per_site",
+    "report_every",
+    "evidence_every",
+    "settings_every",
+    "scripts",
+    "allow_urls",
+)
 SIMULATED_KEYS = ("kind", "world", "topology")
 
 _MAX_STEPS = 1_000
@@ -109,6 +117,7 @@ def _agent(root: Entry, here: Here) -> AgentOptions:
         scripts=tuple(directory for _, directory in scripts),
         urls=tuple(text for _, text in urls),
         evidence_every=entry.number("evidence_every", 0, _MAX_SECONDS, default=default.evidence_every),
+        settings_every=entry.number("settings_every", 0, _MAX_SECONDS, default=default.settings_every),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from failover_orch.errors import ConfigError
 from failover_orch.secret_files import read_secret
 from failover_orch.yaml_reading import IDENTIFIER, Entry, Pattern
 
-__all__ = ["ANY_NAME", "ENDPOINT", "Here", "endpoint", "texts_by_name", "url"]
+__all__ = ["ANY_NAME", "ENDPOINT", "Here", "endpoint", "is_loopback", "texts_by_name", "url"]
 
 ANY_NAME = Pattern(re.compile(r"\S(?:.*\S)?"), "one line of text without spaces around it")
 ENDPOINT = Pattern(re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s\[\]:]+):[0-9]{1,5}"), "address:port, such as 10.0.0.1:8440")
@@ -81,6 +82,15 @@ def endpoint(entry: Entry, key: str) -> str:
         entry.mistake(key, f"is {text!r}; expected a port of at most {_MAX_PORT}")
         return ""
     return text
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or `localhost`, is of this machine alone; other names may be anybody's."""
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        return ip_address(bare).is_loopback
+    except ValueError:
+        return bare == "localhost"
 
 
 def texts_by_name(entry: Entry, key: str, names: Pattern = IDENTIFIER) -> dict[str, str]:

@@ -42,6 +42,7 @@ _SAYS: Mapping[Action, str] = {
     Action.VERIFY_TEST: "the test copy reports the addresses it was given",
     Action.DELETE_TEST: "the test copy is gone",
     Action.CHECK_GATE: "the gate holds",
+    Action.APPLY_SETTINGS: "the replication settings are as they were asked for, and were read back so",
 }
 """What is so once an action is done; scripts and calls speak for themselves, see `plan_work`."""
 
@@ -72,7 +73,7 @@ class Steps:
                     # Gives a deadline that is over its turn before anything is touched.
                     await asyncio.sleep(0)
                     begun = True
-                    observed = await self._hypervisor.perform(command)
+                    observed = await self._carry_out(command)
         except TimeoutError:
             what = "no answer from the hypervisor by its deadline" if begun else NOT_BEGUN
             return await self._not_done(command, StepOutcome.FAILED, what)
@@ -87,6 +88,17 @@ class Steps:
             return await self._not_done(command, StepOutcome.FAILED, f"unexpected {type(error).__name__}: {error}")
         return answer(command, StepOutcome.DONE, _SAYS[command.action], observed, self._clock())
 
+    async def _carry_out(self, command: StepCommand) -> Mapping[str, str]:
+        if command.action is not Action.APPLY_SETTINGS:
+            return await self._hypervisor.perform(command)
+        if command.server is not None:
+            await self._hypervisor.apply_server(command.node, command.server)
+        elif command.replication is not None:
+            await self._hypervisor.apply_replication(command.vm_id, command.replication)
+        else:
+            raise StepRefused(f"this {command.action} does not say what to apply: it has no settings")
+        return {}
+
     def _limits(self, command: StepCommand) -> Mapping[Hashable, int]:
         limits: dict[Hashable, int] = {"site": self._per_site, ("node", command.node): self._per_node}
         if plan := command.plan_run_id:
@@ -94,6 +106,8 @@ class Steps:
         return limits
 
     async def _not_done(self, command: StepCommand, outcome: StepOutcome, detail: str) -> StepResult:
+        if command.action is Action.APPLY_SETTINGS:
+            return answer(command, outcome, detail, {}, self._clock())
         try:
             async with asyncio.timeout(_LOOK_S):
                 observed = await self._hypervisor.observe(command.vm_id)

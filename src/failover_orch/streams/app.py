@@ -11,7 +11,7 @@ import os
 import tempfile
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -19,8 +19,10 @@ from faust import streams as faust_streams
 
 from failover_orch import telemetry
 from failover_orch.config import Settings
-from failover_orch.contract import SOURCES, Codec
+from failover_orch.contract import SOURCES, Codec, sources_of
 from failover_orch.errors import ConfigError, FailoverOrchError, PartitionFault
+from failover_orch.kafka_address import security_of
+from failover_orch.streams.new_sites import watching
 from failover_orch.streams.partition import PartitionTask
 from failover_orch.streams.transport import Chunk, ChunkTransport, CoPartitionedAssignor
 from failover_orch.wire import now_ms
@@ -46,8 +48,16 @@ class PartitionTasks:
     """The partition tasks of one worker, kept in step with what Faust assigns to it."""
 
     def __init__(
-        self, settings: Settings, codec: Codec, *, now_ms: Callable[[], int], fail: Callable[[BaseException], None]
+        self,
+        settings: Settings,
+        codec: Codec,
+        *,
+        now_ms: Callable[[], int],
+        fail: Callable[[BaseException], None],
+        sources: Sequence[str] = SOURCES,
     ) -> None:
+        """`sources` are the topics that this worker reads."""
+        self._sources = frozenset(sources)
         self._settings = settings
         self._codec = codec
         self._now_ms = now_ms
@@ -78,11 +88,11 @@ class PartitionTasks:
         names = self._settings.names
         topics: defaultdict[int, list[str]] = defaultdict(list)
         for name, partition in partitions:
-            if names.plain(name) in SOURCES:
+            if names.plain(name) in self._sources:
                 topics[partition].append(names.plain(name))
         for partition, found in topics.items():
-            if set(found) != set(SOURCES):
-                missing = ", ".join(sorted(set(SOURCES) - set(found)))
+            if set(found) != self._sources:
+                missing = ", ".join(sorted(self._sources - set(found)))
                 raise PartitionFault(
                     f"partition {partition} was assigned without {missing}: every source topic needs as many "
                     "partitions as the others; see `failover-orch topics check`"
@@ -115,7 +125,14 @@ class PartitionTasks:
         """Open tasks side by side. All of them have ended, one way or the other, when this returns."""
 
         async def open_one(partition: int) -> None:
-            task = PartitionTask(partition, self._settings, self._codec, now_ms=self._now_ms, fail=self.fail)
+            task = PartitionTask(
+                partition,
+                self._settings,
+                self._codec,
+                now_ms=self._now_ms,
+                fail=self.fail,
+                agents=len(self._sources),
+            )
             try:
                 await task.open()
             except BaseException:
@@ -146,8 +163,9 @@ def create_app(
     *,
     fail: Callable[[BaseException], None] = end_process,
     now_ms: Callable[[], int] = now_ms,
+    sites: Iterable[str] = (),
 ) -> faust.App:
-    """Make the Faust app of a worker. Topics must exist when it starts.
+    """Make the Faust app of a worker. Topics must exist when it starts, those of `sites` among them.
 
     Raises:
         ConfigError: no bootstrap address, or a Faust without its compiled streams.
@@ -161,6 +179,7 @@ def create_app(
     app = _App(
         settings.group,
         broker=[f"kafka://{address.strip()}" for address in settings.bootstrap.split(",")],
+        broker_credentials=_credentials(settings.bootstrap),
         store="memory://",
         datadir=tempfile.gettempdir(),
         PartitionAssignor=CoPartitionedAssignor,
@@ -183,12 +202,28 @@ def create_app(
         stream_wait_empty=False,
     )
     app.transport = ChunkTransport(app.conf.broker, app, app.loop)
-    tasks = PartitionTasks(settings, codec, now_ms=now_ms, fail=fail)
+    sources = sources_of(sites)
+    tasks = PartitionTasks(settings, codec, now_ms=now_ms, fail=fail, sources=sources)
     app.positions = tasks
-    for name in SOURCES:
+    for name in sources:
         _add_agent(app, name, settings, tasks)
+    app.task(watching(settings, sources))
     app.on_before_shutdown.connect(_closing(tasks), weak=False)
     return app
+
+
+def _credentials(bootstrap: str) -> Any:
+    """What Faust gives to the clients that it makes itself."""
+    security = security_of(bootstrap)
+    if security.protocol.named:
+        return faust.SASLCredentials(
+            username=security.username,
+            password=security.password,
+            mechanism=security.mechanism.value,
+            ssl_context=security.context(),
+        )
+    context = security.context()
+    return faust.SSLCredentials(context) if context is not None else None
 
 
 def _add_agent(app: faust.App, name: str, settings: Settings, tasks: PartitionTasks) -> None:

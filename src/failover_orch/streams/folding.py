@@ -21,6 +21,7 @@ from failover_orch.contract import (
     SOURCES,
     Codec,
     Names,
+    base_topic,
     event_headers,
     everywhere,
     key_of,
@@ -41,7 +42,7 @@ from failover_orch.domain import (
     tick,
 )
 from failover_orch.errors import ContractError, UndecodableRecord, UnencodableRecord
-from failover_orch.streams.store import APPLIED, Store, dump
+from failover_orch.streams.store import APPLIED, KAFKA_HEADER, Store, dump
 from failover_orch.streams.timers import Timers
 
 __all__ = ["LARGEST_LETTER", "Folding", "Intake", "Outgoing", "Transaction"]
@@ -130,10 +131,12 @@ class Folding:
         self._names = names
         self._now_ms = now_ms
         self._partitions = 0
+        self._kafka: list[tuple[str, bytes]] = []
 
-    def begin(self, partitions: int) -> None:
-        """The store is restored, and the partition ours: one of so many."""
+    def begin(self, partitions: int, kafka: str = "") -> None:
+        """The store is restored, and the partition ours: one of so many. `kafka` is the id of the Kafka it is on."""
         self._partitions = partitions
+        self._kafka = [(KAFKA_HEADER, kafka.encode())] if kafka else []
         self.opened_at_ms = self._now_ms()
         for key, value in self.store.state.items():
             self.timers.set(key, value)
@@ -145,12 +148,14 @@ class Folding:
         """
         transaction = Transaction()
         # Knowledge before intent: what one batch says of a VM is known when it asks for something.
-        for intake in sorted(intakes, key=lambda each: SOURCES.index(each.topic)):
+        for intake in sorted(intakes, key=lambda each: SOURCES.index(base_topic(each.topic))):
             self._take(intake, transaction)
         self._fire(transaction)
         if transaction.outgoing or transaction.changed or transaction.applied:
             stands = dump(self.store.applied | transaction.applied)
-            transaction.changed[APPLIED.decode()] = Outgoing(self._changelog, APPLIED, stands, [], self.partition)
+            transaction.changed[APPLIED.decode()] = Outgoing(
+                self._changelog, APPLIED, stands, self._kafka, self.partition
+            )
         return transaction
 
     def committed(self, transaction: Transaction) -> None:

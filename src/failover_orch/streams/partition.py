@@ -27,9 +27,10 @@ from failover_orch import telemetry
 from failover_orch.config import Settings
 from failover_orch.contract import SOURCES, Codec, state_topic
 from failover_orch.errors import FencedOut, GapInPartition, PartitionFault
+from failover_orch.kafka_address import client_options
 from failover_orch.streams.folding import LARGEST_LETTER, Folding, Intake, Transaction
 from failover_orch.streams.transport import Chunk
-from failover_orch.wire import explained, start_client, stop_producer
+from failover_orch.wire import cluster_id, explained, start_client, stop_producer
 
 __all__ = ["PartitionTask"]
 
@@ -37,10 +38,9 @@ log = telemetry.logger(__name__)
 
 BATCH_RECORDS = 2_000
 """How many source records one transaction holds at most, give or take a chunk."""
-QUEUED_CHUNKS = max(8, len(SOURCES))
-"""How many chunks wait for a busy task before Faust is held up: no fewer than there are agents, so that emptying the
-queue lets go of every agent that waits there, though nobody takes from it any more."""
 
+_QUEUED_CHUNKS = 8
+"""How many chunks wait for a busy task at least, before Faust is held up."""
 _CLOSED = -1
 """A reading that no chunk belongs to."""
 _STOPPING_S = 3.0
@@ -59,7 +59,12 @@ class PartitionTask:
         *,
         now_ms: Callable[[], int],
         fail: Callable[[BaseException], None],
+        agents: int = len(SOURCES),
     ) -> None:
+        """`agents` is how many Faust agents submit chunks: no fewer chunks than that wait for a busy task.
+
+        Emptying the queue then lets go of every agent that waits there, though nobody takes from it any more.
+        """
         self.partition = partition
         self._settings = settings
         self._now_ms = now_ms
@@ -73,7 +78,7 @@ class PartitionTask:
             now_ms=now_ms,
         )
         self._producer: Any = None
-        self._queue: asyncio.Queue[tuple[Chunk, Callable[[], object]]] = asyncio.Queue(QUEUED_CHUNKS)
+        self._queue: asyncio.Queue[tuple[Chunk, Callable[[], object]]] = asyncio.Queue(max(_QUEUED_CHUNKS, agents))
         self._idle = asyncio.Event()
         self._idle.set()
         self._going = asyncio.Event()
@@ -86,7 +91,7 @@ class PartitionTask:
         began = time.monotonic()
         names = self._settings.names
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.bootstrap,
+            **client_options(self._settings.bootstrap),
             transactional_id=f"{self._settings.group}-{self.partition}",
             transaction_timeout_ms=10_000,
             request_timeout_ms=10_000,
@@ -94,13 +99,19 @@ class PartitionTask:
             linger_ms=0,
         )
         with explained(self._settings.bootstrap, f"the transactions of partition {self.partition}"):
-            await start_client(self._producer)
+            await start_client(self._producer, self._settings.bootstrap)
             await self._look_for_topics()
             partitions = len(await self._producer.partitions_for(names.of(SOURCES[0])))
         fenced = time.monotonic()
         store = self._folding.store
         count = await store.restore(self._settings.bootstrap, self._settings.app_id, self.partition, names)
-        self._folding.begin(partitions)
+        kafka = await cluster_id(self._settings.bootstrap)
+        if store.kafka not in ("", kafka):
+            raise PartitionFault(
+                f"the state of partition {self.partition} counts the offsets of another Kafka, {store.kafka}, and "
+                f"this is {kafka}: if its topics were mirrored here, take it over with `failover-orch mirror adopt`"
+            )
+        self._folding.begin(partitions, kafka)
         self._loop = asyncio.create_task(self._work(), name=f"partition-{self.partition}")
         log.info(
             "partition opened",

@@ -1,7 +1,8 @@
 """The changelog-backed store of one partition: its state in memory, and the compacted topic that it is restored from.
 
 A record of the changelog is one value of `domain.state` as JSON under its key, or a tombstone. One key is the store's
-own: `applied` holds, for each source topic, the offset up to which its records are in the state.
+own: `applied` holds, for each source topic, the offset up to which its records are in the state. A header of that
+record names the Kafka whose offsets they are: on another, where the topics were mirrored, they mean other records.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import msgspec
 
 from failover_orch.contract import Names, state_topic
 from failover_orch.domain import (
+    AccessToken,
     AutomaticRuns,
     Brake,
     ChainHead,
     Clusters,
+    KeptSettings,
     Observers,
     PlanReadiness,
     PlanRun,
@@ -29,9 +32,11 @@ from failover_orch.domain import (
 from failover_orch.errors import PartitionFault
 from failover_orch.wire import read_to_end
 
-__all__ = ["APPLIED", "Store", "dump"]
+__all__ = ["APPLIED", "KAFKA_HEADER", "Store", "dump"]
 
 APPLIED = b"applied"
+KAFKA_HEADER = "kafka"
+"""Header of the record `applied`: the id of the Kafka whose offsets it holds."""
 
 _KINDS: Mapping[str, Any] = {
     "vm": VmState,
@@ -44,6 +49,8 @@ _KINDS: Mapping[str, Any] = {
     "evidence": Observers,
     "brake": Brake,
     "automatic-runs": AutomaticRuns,
+    "token": AccessToken,
+    "settings": KeptSettings,
     "chain": ChainHead,
 }
 _DECODERS = {kind: msgspec.json.Decoder(value) for kind, value in _KINDS.items()}
@@ -61,6 +68,8 @@ class Store:
     def __init__(self) -> None:
         self.state: dict[str, State] = {}
         self.applied: dict[str, int] = {}
+        self.kafka = ""
+        """The id of the Kafka whose offsets `applied` are; empty where an older version wrote them."""
 
     async def restore(self, bootstrap: str, app_id: str, partition: int, names: Names) -> int:
         """Read the changelog to its end; returns the number of records read.
@@ -78,6 +87,9 @@ class Store:
         async for received in read_to_end(bootstrap, [topic], names=names, partitions=[partition]):
             count += len(received)
             latest.update((record.key, record.value) for record in received)
+            for record in received:
+                if record.key == APPLIED:
+                    self.kafka = next((value.decode() for name, value in record.headers if name == KAFKA_HEADER), "")
         for key, value in latest.items():
             if value is not None:
                 self.load(topic, partition, key, value)

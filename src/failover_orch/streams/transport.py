@@ -8,6 +8,8 @@ What differs from stock Faust, and why:
 - `read_committed`: Faust's consumer reads aborted records otherwise.
 - Topics are assigned together by partition number: Faust groups topics by the set of their subscribers in an order that
   Python does not fix, so two topics could end up in two groups, and a VM's moves on another worker than its requests.
+- While workers subscribe to different topics, those with the most are given everything: one that was started before a
+  site was added would be given a share of the common topics, and another the site's, of the same partitions.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import IllegalStateError
 from faust.assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
@@ -112,8 +115,8 @@ class _ReadCommittedThread(driver.AIOKafkaConsumerThread):
             tp = beyond[0]
             raise PartitionFault(
                 f"topic {tp.topic}, partition {tp.partition}, ends at {ends[tp]}, but the state holds its records up "
-                f"to {positions[tp] - 1}: the topic was made anew; bring the old one back, or start over with a new "
-                "FAILOVER_ORCH_APP_ID"
+                f"to {positions[tp] - 1}: the topic was made anew; bring the old one back (a new "
+                "FAILOVER_ORCH_APP_ID starts over, with all that docs/high-availability.md says of that)"
             )
         begins = await consumer.beginning_offsets(list(positions))
         for tp, position in positions.items():
@@ -154,6 +157,19 @@ class _ChunkConsumer(driver.Consumer):
         positions: Positions = self.app.positions
         await positions.stop_reading(self._renumber())
         await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        """Let go of every partition where none is left to us: Faust takes up reading only where there is one.
+
+        Kept, a task would meet another worker's fence when its partition came back, and end the process.
+        """
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned:
+            positions: Positions = self.app.positions
+            try:
+                await positions.begin_reading(frozenset(), self._renumber())
+            except Exception as error:  # noqa: BLE001 (as in `perform_seek`: Faust would go on, silently)
+                positions.fail(error)
 
     async def perform_seek(self) -> None:
         """Stand every partition where its task stands. Called by Faust after each rebalance."""
@@ -242,7 +258,21 @@ class ChunkTransport(driver.Transport):
 
 
 class CoPartitionedAssignor(PartitionAssignor):
-    """Faust's assignor, with topics of the same subscribers always in the same group."""
+    """Faust's assignor, with topics of the same subscribers always in the same group, and all in one group."""
+
+    def _perform_assignment(self, cluster: Any, member_metadata: Mapping[str, Any]) -> Any:
+        subscriptions = [frozenset(metadata.subscription) for metadata in member_metadata.values()]
+        # The leader of the group alone assigns, so any order will do where two are as large.
+        newest = max(subscriptions, key=lambda topics: (len(topics), sorted(topics)), default=frozenset())
+        if any(topics != newest for topics in subscriptions):
+            log.info("workers that read fewer topics than others are given none", topics=len(newest))
+        return super()._perform_assignment(
+            cluster,
+            {
+                member: metadata if frozenset(metadata.subscription) == newest else _without_topics(metadata)
+                for member, metadata in member_metadata.items()
+            },
+        )
 
     @classmethod
     def _group_co_subscribed(
@@ -256,3 +286,8 @@ class CoPartitionedAssignor(PartitionAssignor):
         for topic in topics:
             groups[tuple(sorted(subscribers[topic]))].add(topic)
         return groups.values()
+
+
+def _without_topics(metadata: Any) -> ConsumerProtocolMemberMetadata:
+    """A member's metadata, as if it had subscribed to nothing: it is given nothing, and stays in the group."""
+    return ConsumerProtocolMemberMetadata(metadata.version, [], metadata.user_data)

@@ -12,6 +12,7 @@ from failover_orch.domain.guests import SUPPORTED_GUESTS
 from failover_orch.domain.inventory import NodeState
 from failover_orch.errors import ConfigError
 from failover_orch.topology.model import Network, Subnet
+from failover_orch.topology.replication import ReplicationDraft, read_replication
 from failover_orch.yaml_reading import IDENTIFIER, Entry, Pattern, Register
 
 __all__ = [
@@ -33,7 +34,17 @@ MIB_IN_GIB = 1024
 _MAX_GIB = 1_000_000
 _MAX_CPUS = 4096
 
-CLUSTER_KEYS = ("name", "site", "broker", "accepts_replicas", "supported_guests", "fences", "storages", "nodes")
+CLUSTER_KEYS = (
+    "name",
+    "site",
+    "broker",
+    "accepts_replicas",
+    "replication",
+    "supported_guests",
+    "fences",
+    "storages",
+    "nodes",
+)
 _NODE_KEYS = ("name", "state", "memory_mib", "memory_gib", "memory_free_mib", "memory_free_gib", "cpus", "storages")
 _STORAGE_KEYS = ("path", "capacity_gib", "free_gib")
 SITE_KEYS = ("name", "description")
@@ -97,6 +108,7 @@ class ClusterDraft:
     supported_guests: tuple[str, ...]
     fences: tuple[str, ...]
     nodes: tuple[NodeDraft, ...]
+    replication: ReplicationDraft | None
     entry: Entry
 
 
@@ -208,6 +220,7 @@ def add_cluster(
         supported_guests=_guests(entry),
         fences=tuple(text for _, text in entry.texts("fences", pattern=_FENCE)),
         nodes=tuple(drafts),
+        replication=read_replication(entry, name),
         entry=entry,
     )
     clusters.add(entry, "name", name, draft)

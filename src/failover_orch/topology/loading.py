@@ -23,6 +23,7 @@ from failover_orch.topology.machines import VM_KEYS, House, add_vm
 from failover_orch.topology.model import Topology
 from failover_orch.topology.policies import POLICY_KEYS, add_policy
 from failover_orch.topology.recovery_plans import PLAN_KEYS, add_recovery_plan
+from failover_orch.topology.replication import check_replication
 from failover_orch.yaml_reading import Entry, Notes, Register, compose, read_text
 
 __all__ = ["load"]
@@ -82,6 +83,8 @@ def _read(text: str, notes: Notes) -> Topology | None:
         return None
     clusters = clusters_of(house)
     warn_of_capacity(house, clusters)
+    replication = [draft.replication for draft in house.clusters.items.values() if draft.replication is not None]
+    check_replication(replication, clusters)
     return Topology(
         sites=tuple(house.sites.items),
         networks=tuple(draft.network for draft in house.networks.items.values()),
@@ -90,6 +93,7 @@ def _read(text: str, notes: Notes) -> Topology | None:
         settings=tuple(declared.ip_plans.settings.items.values()),
         plans=tuple(declared.recovery_plans.items.values()),
         policies=tuple(declared.policies.items.values()),
+        replication=tuple(draft.change for draft in replication),
         warnings=tuple(sorted(set[Mistake](notes.warnings))),
     )
 

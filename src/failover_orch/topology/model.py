@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from failover_orch.domain.addresses import Family, Finding, failover_findings
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
 from failover_orch.domain.policies import Policy
+from failover_orch.domain.replication_settings import SettingsChange
 from failover_orch.domain.settings import RecoveryPlan, VmReplicationSettings
 from failover_orch.errors import Mistake
 
@@ -46,7 +47,8 @@ class TopologyVm:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole file. Times (`reported_at_ms`, `set_at_ms`) and actors are left empty: whoever publishes fills them in.
+    """A whole file. Times (`reported_at_ms`, `set_at_ms`, `requested_at_ms`), actors and reasons are for whoever
+    publishes to fill in.
 
     `warnings` name what is legal and yet likely not meant, with its line.
     """
@@ -58,6 +60,8 @@ class Topology:
     settings: tuple[VmReplicationSettings, ...]
     plans: tuple[RecoveryPlan, ...]
     policies: tuple[Policy, ...] = ()
+    replication: tuple[SettingsChange, ...] = ()
+    """What the nodes of clusters are to accept: what a cluster's `replication` says, the rest staying as it is."""
     warnings: tuple[Mistake, ...] = ()
 
     def settings_of(self, vm_id: str) -> VmReplicationSettings | None:

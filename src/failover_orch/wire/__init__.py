@@ -6,15 +6,19 @@ isolation are the same everywhere.
 
 from failover_orch.wire.clients import start_client, stop_consumer, stop_producer
 from failover_orch.wire.clock import now_ms
+from failover_orch.wire.ends import Ends, watching_ends
 from failover_orch.wire.failures import explained, unavailable
-from failover_orch.wire.metadata import partition_counts, require_topics
+from failover_orch.wire.metadata import cluster_id, partition_counts, require_topics
 from failover_orch.wire.publisher import Publisher
-from failover_orch.wire.reader import Positions, Received, follow, positions_now, read_to_end
+from failover_orch.wire.reader import Positions, Progress, Received, follow, positions_now, read_to_end
 
 __all__ = [
+    "Ends",
     "Positions",
+    "Progress",
     "Publisher",
     "Received",
+    "cluster_id",
     "explained",
     "follow",
     "now_ms",
@@ -26,4 +30,5 @@ __all__ = [
     "stop_consumer",
     "stop_producer",
     "unavailable",
+    "watching_ends",
 ]

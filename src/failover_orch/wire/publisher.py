@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from failover_orch.contract import Codec, Names, event_headers, everywhere, key_of, topic_of
 from failover_orch.errors import TopicMismatch
+from failover_orch.kafka_address import client_options
 from failover_orch.wire.clients import start_client, stop_producer
 from failover_orch.wire.clock import now_ms
 from failover_orch.wire.failures import explained, unavailable
@@ -40,15 +41,20 @@ class Publisher:
         names: Names,
         partitions: int,
         source: str,
+        site: str = "",
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`partitions` is how many every topic has; `source` goes into each record's `ce_source` header."""
+        """`partitions` is how many every topic has; `source` goes into each record's `ce_source` header.
+
+        `site`: whose agent this is, which publishes on the site's own topics; empty: on the common ones.
+        """
         self._patience_s = patience_s
         self._bootstrap = bootstrap
         self._codec = codec
         self._names = names
         self._partitions = partitions
         self._source = source
+        self._site = site
         self._topics: dict[str, int] = {}
         self._producer: Any = None
 
@@ -60,7 +66,7 @@ class Publisher:
 
         """
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
+            **client_options(self._bootstrap),
             acks="all",
             enable_idempotence=True,
             linger_ms=LINGER_MS,
@@ -68,7 +74,7 @@ class Publisher:
         )
         try:
             with explained(self._bootstrap, "a producer"):
-                await start_client(producer)
+                await start_client(producer, self._bootstrap)
         except BaseException:
             await stop_producer(producer, CLOSING_S)
             raise
@@ -94,7 +100,8 @@ class Publisher:
 
         """
         records = [
-            (self._names.of(topic_of(value)), key_of(value), self._codec.encode(value), value) for value in values
+            (self._names.of(topic_of(value, self._site)), key_of(value), self._codec.encode(value), value)
+            for value in values
         ]
         await self._know({topic for topic, _, _, _ in records})
         sent: list[asyncio.Future[Any]] = []

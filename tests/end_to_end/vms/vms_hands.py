@@ -60,7 +60,7 @@ async def hands_on(installation: Installation) -> AsyncIterator[Hands]:
     """Hands on a running installation, whose VM replicates and has failover addresses when they are there."""
     codec = Codec()
     settings = installation.settings
-    feed = Feed(settings.bootstrap, names=settings.names, codec=codec)
+    feed = Feed(settings.bootstrap, names=settings.names, codec=codec, app_id=settings.app_id)
     async with AsyncExitStack() as stack:
         oracle = stack.enter_context(Oracle(installation.lab))
         heard = await stack.enter_async_context(Heard(settings, codec))

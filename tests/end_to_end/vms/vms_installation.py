@@ -271,6 +271,7 @@ class Installation:
             "test_networks": {f"isolated-{site}": node.test_bridge},
             "listen": f"{self.lab.site_address(site)}:{port}",
             "key_file": "replication.key",
+            "plaintext": True,
             "inject": "fw_cfg",
             "answers": "ping",
             "peers": {there: {"nodes": {self.node(there).name: f"http://{self.lab.site_address(there)}:{PORT}"}}},

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _NO_SNAPSHOT = uuid.UUID(int=0)
+_RESYNCHRONIZE_FROM, _RESYNCHRONIZE_TO = dt.timedelta(hours=18, minutes=30), dt.timedelta(hours=6)
 _OF_ITS_VM = ("VMId", "VMName", "VMSnapshotId", "VMSnapshotName", "ComputerName", "IsDeleted")
 
 
@@ -162,6 +163,8 @@ def replication_item(world: World, machine: Machine) -> Item:
         "CertificateThumbprint": settings.get("CertificateThumbprint", ""),
         "CompressionEnabled": settings.get("CompressionEnabled", True),
         "AutoResynchronizeEnabled": settings.get("AutoResynchronizeEnabled", False),
+        "AutoResynchronizeIntervalStart": settings.get("AutoResynchronizeIntervalStart", _RESYNCHRONIZE_FROM),
+        "AutoResynchronizeIntervalEnd": settings.get("AutoResynchronizeIntervalEnd", _RESYNCHRONIZE_TO),
         "ReplicateHostKvpItems": settings.get("ReplicateHostKvpItems", True),
         "BypassProxyServer": settings.get("BypassProxyServer", False),
         "RecoveryHistory": relationship.recovery_history if relationship else 0,

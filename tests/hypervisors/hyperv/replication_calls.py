@@ -101,6 +101,11 @@ def _set_replication(call: Call) -> Iterator[Item]:
             _reverse(call, machine)
         else:
             _apply_settings(call, _replicating(machine))
+            call.effect(machine, "replication settings")
+            peer = call.world.peer(machine)
+            if machine.mode is PRIMARY and peer and peer.relationship and call.world.reachable(peer):
+                # The primary lets its replica know: it is by these that it goes on after a failover.
+                _apply_settings(call, peer.relationship)
         return replication_item(call.world, machine)
 
     return call.each(call.machines("VMName"), change)

@@ -188,11 +188,11 @@ class StandIn:
         with self._world.lock:
             self._world.link_up = True
 
-    def migrate(self, vm: str, node: str) -> None:
-        """Move the VM's end at the node's site to the node, running or off, and its test copy with it."""
+    def migrate(self, vm: str, node: str, *, alone: bool = False) -> None:
+        """Move the VM's end at the node's site to the node, running or off, and its test copy with it, or `alone`."""
         with self._world.lock:
             machine = self.vm(vm, self._world.nodes[node].site)
-            copy = self._world.test_copy(machine)
+            copy = None if alone else self._world.test_copy(machine)
             for each in (machine, copy):
                 if each is not None:
                     each.node = node

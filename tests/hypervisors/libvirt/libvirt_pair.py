@@ -7,27 +7,40 @@ send to each other goes through relays, which a test can cut.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 import socket
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import libvirt
+import msgspec
+from hyperv.certificate import certificates
 
 from contract import ISOLATED, Pair
+from failover_orch.domain.replication_settings import (
+    AcceptedAuthentication,
+    AuthorizationEntry,
+    InitialReplication,
+    ReplicationServer,
+    VmReplication,
+)
 from failover_orch.hypervisors import Power
 from failover_orch.hypervisors.libvirt.domain_xml import describe
 from failover_orch.hypervisors.libvirt.guest import shut_down
 from failover_orch.hypervisors.libvirt.hypervisor import LibvirtHypervisor
 from failover_orch.hypervisors.libvirt.nodes import Placed
+from failover_orch.hypervisors.libvirt.replication_server import settings_file
 from failover_orch.hypervisors.libvirt.settings import LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
 from failover_orch.lab import Lab
 from failover_orch.lab.guest import GuestAdapter, domain_xml, guest_image, make_data_disk
 
-__all__ = ["NODES", "Relay", "Saved", "libvirt_pair"]
+__all__ = ["NODES", "Relay", "Saved", "libvirt_pair", "move_alone"]
 
 NODES = {"p1": "primary", "p2": "primary", "d1": "dr", "d2": "dr"}
 VM = "vm-1"
@@ -50,7 +63,7 @@ class Relay:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Relay]:
         server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:
@@ -112,6 +125,9 @@ async def libvirt_pair(lab: Lab, saved: Saved) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def _sites(lab: Lab) -> AsyncIterator[_Hands]:
+    authority, chain = certificates(("localhost",))
+    (lab.directory / "pair-authority.pem").write_bytes(authority)
+    (lab.directory / "pair.pem").write_bytes(chain)
     ports = {"primary": _free_port(), "dr": _free_port()}
     relays = {site: Relay(("127.0.0.1", port)) for site, port in ports.items()}
     async with AsyncExitStack() as stack:
@@ -121,7 +137,7 @@ async def _sites(lab: Lab) -> AsyncIterator[_Hands]:
         for site in ("dr", "primary"):
             settings = _settings(lab, site, ports[site], relays["dr" if site == "primary" else "primary"].url)
             sites[site] = await stack.enter_async_context(LibvirtHypervisor(settings))
-        yield _Hands(lab, relays, sites)
+        yield _Hands(lab, relays, sites, ports["dr"])
 
 
 class Saved:
@@ -165,8 +181,10 @@ def _connected(lab: Lab, node: str) -> Iterator[libvirt.virConnect]:
 class _Hands:
     """What a test does to the sites from outside."""
 
-    def __init__(self, lab: Lab, relays: dict[str, Relay], sites: dict[str, LibvirtHypervisor]) -> None:
+    def __init__(self, lab: Lab, relays: dict[str, Relay], sites: dict[str, LibvirtHypervisor], port: int) -> None:
+        """`port` is where dr receives."""
         self._lab = lab
+        self._port = port
         self._relays = relays
         self._sites = sites
 
@@ -180,7 +198,42 @@ class _Hands:
             restore_link=self.restore_link,
             migrate=self.migrate,
             replicate=self.replicate,
+            at_the_console=self.at_the_console,
+            server=self.server(),
+            not_taken={
+                "authentication": replace(self.server(), authentication=AcceptedAuthentication.BOTH),
+                "https_port": replace(self.server(), https_port=443),
+                "certificate_thumbprint": replace(self.server(), certificate_thumbprint="ab12"),
+                "default_storage_location": replace(
+                    self.server(), from_any_server=True, default_storage_location="/elsewhere", authorization=()
+                ),
+                "authorization": replace(
+                    self.server(), authorization=(AuthorizationEntry("*.example", "/elsewhere", "gold"),)
+                ),
+            },
+            not_taken_of_vms={
+                "excluded_disks": VmReplication(excluded_disks=("vdb",)),
+                "initial_replication": VmReplication(initial_replication=InitialReplication.EXPORT),
+                "initial_start_at_ms": VmReplication(initial_start_at_ms=1),
+                "extended_to": VmReplication(extended_to="far-cluster"),
+                "resynchronize_from_minute": VmReplication(resynchronize_from_minute=0),
+            },
         )
+
+    def server(self) -> ReplicationServer:
+        """Settings that the nodes of dr take."""
+        storage = str(self._lab.node("d1").storage)
+        return ReplicationServer(
+            enabled=True,
+            authentication=AcceptedAuthentication.CERTIFICATE,
+            https_port=self._port,
+            certificate_thumbprint=_thumbprint(),
+            authorization=(AuthorizationEntry("primary-broker", storage, "gold"),),
+        )
+
+    async def at_the_console(self, node: str, server: ReplicationServer) -> None:
+        file = settings_file(self._sites["dr"].nodes.node(node))
+        await asyncio.to_thread(Path(file).write_bytes, msgspec.json.encode(server))
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until it holds."""
@@ -244,6 +297,11 @@ class _Hands:
         return True
 
 
+def move_alone(lab: Lab, placed: Placed, node: str) -> None:
+    """Move a VM and leave its test copy where it is."""
+    _migrate(lab, replace(placed, copy_uuid=""), node)
+
+
 def _migrate(lab: Lab, placed: Placed, node: str) -> None:
     with _connected(lab, placed.node.name) as source, _connected(lab, node) as target:
         there = f"tcp://{lab.node(node).address}"
@@ -267,6 +325,9 @@ def _settings(lab: Lab, site: str, port: int, peer_url: str) -> LibvirtSite:
         test_networks={ISOLATED: "br-test"},
         listen=f"127.0.0.1:{port}",
         key="a-key-that-both-sites-share",
+        tls_certificate=lab.directory / "pair.pem",
+        tls_key=lab.directory / "pair.pem",
+        tls_ca=lab.directory / "pair-authority.pem",
         peers=(PeerSite("dr" if site == "primary" else "primary", there),),
         # So seldom that no cycle comes but those that a test asks for.
         replicate=(ReplicatedVm(NAME, "dr", VM, "d1", every_s=3600, points=24, consistent_every=4),)
@@ -308,6 +369,13 @@ def _clear(lab: Lab) -> None:
     for storage in {lab.node(name).storage for name in NODES}:
         shutil.rmtree(storage)
         storage.mkdir()
+
+
+def _thumbprint() -> str:
+    """Of the certificate that both sites' receivers have."""
+    _, chain = certificates(("localhost",))
+    certificate = chain[chain.index(b"-----BEGIN CERTIFICATE-----") :].decode()
+    return hashlib.sha1(ssl.PEM_cert_to_DER_cert(certificate), usedforsecurity=False).hexdigest()
 
 
 def _free_port() -> int:

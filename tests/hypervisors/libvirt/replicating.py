@@ -31,6 +31,7 @@ from failover_orch.hypervisors.libvirt.peers import Peers
 from failover_orch.hypervisors.libvirt.receiver import Receiver
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.libvirt.replicas import disks_of
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 from failover_orch.hypervisors.libvirt.sender import Sender
 from failover_orch.hypervisors.libvirt.site import Site
 
@@ -148,7 +149,9 @@ class Replicating:
 
     async def restart_receiver(self) -> None:
         """Have another receiver at dr, which knows nothing of what the one before it had in mind."""
-        receiver = await self.stack.enter_async_context(Receiver(self.receiving["dr"]))
+        receiver = await self.stack.enter_async_context(
+            Receiver(self.receiving["dr"], Servers(self.receiving["dr"], fresh_s=0))
+        )
         self.links["dr"].lead_to(receiver.url)
 
     async def files(self, half: Half) -> set[str]:
@@ -295,7 +298,9 @@ async def replicating(vms: Vms, *, disks: int = 1, guest: bool = False, **option
             listening = replace(settings(vms.lab, site), listen="127.0.0.1:0", key=KEY)
             nodes = await stack.enter_async_context(Nodes(listening))
             receiving[site] = Site(listening, nodes, lambda: time.time_ns() // 1_000_000)
-            receivers[site] = await stack.enter_async_context(Receiver(receiving[site]))
+            receivers[site] = await stack.enter_async_context(
+                Receiver(receiving[site], Servers(receiving[site], fresh_s=0))
+            )
             links[site] = await stack.enter_async_context(Link(receivers[site].url).open())
         for site, other in OTHER.items():
             peer = PeerSite(other, {node: links[other].url for node, where in NODES.items() if where == other})

@@ -253,13 +253,15 @@ async def test_a_point_that_is_missing_is_named(storage: Storage) -> None:
 async def test_a_primary_becomes_a_recovery_point(storage: Storage, suffix: str) -> None:
     storage.make(suffix, 5)
     for path in storage.paths:
-        run("qemu-img", "bitmap", "--add", f"{path}.{suffix}" if suffix else str(path), "cp-3")
+        for bitmap in ("cp-3", "--help"):  # a name may look like an option, and is none
+            run("qemu-img", "bitmap", "--add", "--", f"{path}.{suffix}" if suffix else str(path), bitmap)
     for _ in range(2):
         await storage.disks.become_point("rp-4")
         assert storage.files() == storage.files(1) == {"rp-4"}
     assert storage.hold("rp-4", 5)
     for path in storage.paths:
         assert "cp-3" not in described(f"{path}.rp-4")
+        assert "--help" not in described(f"{path}.rp-4")
 
 
 async def test_a_primary_that_was_a_replica_becomes_one_whole_point(storage: Storage) -> None:

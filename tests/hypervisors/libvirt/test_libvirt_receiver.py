@@ -20,6 +20,7 @@ from failover_orch.hypervisors.libvirt.messages import Conflict, Cycle, LinkDown
 from failover_orch.hypervisors.libvirt.receiver import Receiver
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.libvirt.replicas import as_it_is
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ async def test_a_link_that_is_down_is_told_from_a_site_that_cannot_say(vm: Repli
     settings = replace(settings, nodes=(*settings.nodes, gone))
     async with AsyncExitStack() as stack:
         partly = await other(stack, settings)
-        receiver = await stack.enter_async_context(Receiver(partly.site))
+        receiver = await stack.enter_async_context(Receiver(partly.site, Servers(partly.site)))
         peer = PeerSite("dr", {"d1": receiver.url})
         asking = await other(stack, replace(vm.settings["primary"], peers=(peer,)))
         record = await asking.peers.end("dr", vm.vm_id)
@@ -137,11 +138,37 @@ async def test_a_replica_is_not_made_where_that_would_take_something_from_somebo
             await create(vm)
 
 
+async def test_a_replica_that_would_have_something_of_its_node_is_refused(vms: Vms) -> None:
+    async with replicating(vms) as vm:
+        placed = await vm.primary.placed(vm.vm_id)
+        root = "<devices><filesystem type='mount'><source dir='/'/><target dir='root'/></filesystem>"
+        kernel = placed.xml.replace("<os>", "<os><kernel>/etc/shadow</kernel>")
+        peers = vm.primary.peers
+        for xml, said in (
+            (
+                placed.xml.replace("<devices>", root),
+                r"cannot be replicated to d1: X4 it has a filesystem: take that out of the VM",
+            ),
+            (kernel, r"X11 it boots from '/etc/shadow', which is no file there that everybody may read"),
+            (f"<!DOCTYPE d>{placed.xml}", r"X1 it has a document type, 'd'"),
+        ):
+            assert xml != placed.xml
+            with pytest.raises(StepRefused, match=said):
+                await peers.create("dr", "d1", vm.vm_id, NewReplica(xml, placed.record, {}))
+        with pytest.raises(StepRefused, match=r"it is about '.*', and was sent to 'another'"):
+            await peers.create("dr", "d1", "another", NewReplica(placed.xml, placed.record, {}))
+        hidden = replace(placed.record, end=replace(placed.record.end, vm_id=".failover-orch"))
+        with pytest.raises(StepRefused, match=r"a VM cannot be called '\.failover-orch'"):
+            await peers.create("dr", "d1", ".failover-orch", NewReplica(placed.xml, hidden, {}))
+        assert await peers.end("dr", vm.vm_id) is None
+        await create(vm)
+
+
 async def test_a_site_that_accepts_no_replicas_says_so(vms: Vms) -> None:
     async with replicating(vms) as vm, AsyncExitStack() as stack:
         settings = replace(vm.settings["dr"], listen="127.0.0.1:0", accepts_replicas=False)
         closed = await other(stack, settings)
-        receiver = await stack.enter_async_context(Receiver(closed.site))
+        receiver = await stack.enter_async_context(Receiver(closed.site, Servers(closed.site)))
         peer = PeerSite("dr", {"d1": receiver.url})
         asking = await other(stack, replace(vm.settings["primary"], peers=(peer,)))
         placed = await vm.primary.placed(vm.vm_id)
@@ -275,7 +302,7 @@ async def test_tls_is_checked(vm: Replicating, tmp_path: Path) -> None:
     settings = replace(vm.settings["dr"], listen="127.0.0.1:0", tls_certificate=certificate, tls_key=key)
     async with AsyncExitStack() as stack:
         there = await other(stack, settings)
-        receiver = await stack.enter_async_context(Receiver(there.site))
+        receiver = await stack.enter_async_context(Receiver(there.site, Servers(there.site)))
         assert receiver.url.startswith("https://127.0.0.1:")
         settings = replace(vm.settings["primary"], peers=(PeerSite("dr", {"d1": receiver.url}),))
         stranger = await other(stack, settings)

@@ -18,6 +18,7 @@ from failover_orch.hypervisors import Observation, Observed
 from failover_orch.hypervisors.libvirt.clusters import Clusters, worth_telling
 from failover_orch.hypervisors.libvirt.nodes import Nodes, Placed
 from failover_orch.hypervisors.libvirt.outbox import Due, Outbox
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 from failover_orch.hypervisors.libvirt.site import Site
 from failover_orch.hypervisors.libvirt.watching import Watching
 from failover_orch.lab import Lab
@@ -54,7 +55,7 @@ async def agent(lab: Lab, inventories: dict[str, VmInventory] | None = None) -> 
 
     async with Nodes(settings(lab)) as nodes:
         site = Site(settings(lab), nodes, lambda: NOW)
-        watching = Watching(site, Clusters(site), inventory)
+        watching = Watching(site, Clusters(site, Servers(site)), inventory)
         running = asyncio.create_task(watching.run())
         try:
             yield Agent(site, watching, nodes)
@@ -192,7 +193,7 @@ async def test_where_no_node_answers_nothing_is_known(vms: Vms) -> None:
         for node in ("p1", "p2"):
             await asyncio.to_thread(vms.lab.kill_daemon, node)
         await until(lambda: not any(node.up for node in one.nodes))
-        assert await Clusters(one.site).now() == ()
+        assert await Clusters(one.site, Servers(one.site)).now() == ()
 
 
 async def test_an_inventory_is_told_when_it_changes_and_when_it_becomes_this_ends_to_tell(vms: Vms) -> None:
@@ -245,7 +246,7 @@ async def test_a_vm_whose_inventory_cannot_be_had_does_not_hold_up_the_others(vm
 
     async with Nodes(settings(vms.lab)) as nodes:
         site = Site(settings(vms.lab), nodes, lambda: NOW)
-        watching = Watching(site, Clusters(site), inventory)
+        watching = Watching(site, Clusters(site, Servers(site)), inventory)
         values = await Agent(site, watching, nodes).told()
     assert [value.vm_id for value in values if isinstance(value, VmInventory)] == [whole.vm_id]
     assert places(values, broken)

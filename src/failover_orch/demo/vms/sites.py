@@ -61,6 +61,7 @@ def _hypervisor(lab: Lab, site: str, other: str) -> dict[str, object]:
         "test_networks": {f"isolated-{site}": nodes[0].test_bridge},
         "listen": f"{lab.site_address(site)}:{PORT}",
         "key_file": "replication.key",
+        "plaintext": True,  # the lab's networks are this machine's own
         "inject": "fw_cfg",
         "answers": "ping",
         "peers": {

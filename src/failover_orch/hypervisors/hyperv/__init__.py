@@ -6,12 +6,7 @@
 from __future__ import annotations
 
 from failover_orch.hypervisors.hyperv.hypervisor import HyperVHypervisor
-from failover_orch.hypervisors.hyperv.replication_server import (
-    AcceptedAuthentication,
-    AuthorizationEntry,
-    ReplicationServer,
-    ReplicationServers,
-)
+from failover_orch.hypervisors.hyperv.replication_server import ReplicationServers
 from failover_orch.hypervisors.hyperv.settings import (
     AdapterNaming,
     Authentication,
@@ -24,17 +19,14 @@ from failover_orch.hypervisors.hyperv.settings import (
 )
 
 __all__ = [
-    "AcceptedAuthentication",
     "AdapterNaming",
     "Authentication",
-    "AuthorizationEntry",
     "HyperVHypervisor",
     "HyperVNode",
     "HyperVPeer",
     "HyperVSite",
     "Login",
     "ReplicationAuthentication",
-    "ReplicationServer",
     "ReplicationServers",
     "VmNaming",
 ]

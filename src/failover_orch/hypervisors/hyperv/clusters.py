@@ -58,6 +58,11 @@ class Clusters:
                 self._known_at_s = now_s
             return (self._known,)
 
+    def forget_resources(self) -> None:
+        """Have what nodes have asked for at the next look: somebody has changed it."""
+        with self._lock:
+            self._resources_at_s = float("-inf")
+
     def _changed(self, seen: ClusterInventory) -> ClusterInventory:
         """The inventory with its time; the one that is known already where nothing else has changed."""
         known = self._known
@@ -85,8 +90,8 @@ class Clusters:
                 for name, state in states.items()
             ),
             networks=tuple(sorted({switch for resources in known.values() for switch in resources.switches})),
-            # A cluster's setting is one, told by each of its nodes.
-            accepts_replicas=all(resources.accepts_replicas for resources in known.values()) and bool(known),
+            # A cluster's setting is one, told by each of its nodes. Hosts that stand alone have each their own.
+            accepts_replicas=any(resources.accepts_replicas for resources in known.values()),
             supported_guests=self._settings.supported_guests,
             fences=self._fences,
         )

@@ -92,7 +92,8 @@ def found(settings: HyperVSite, machine: Machine, copy: Machine | None, seen: Gu
 
 def _with_copy(settings: HyperVSite, found: Found, copy: Machine, now_ms: int) -> Found:
     present = adapters(copy.host, settings.adapter_ids, copy.vm).get(copy.vm, ())
-    end = replace(found.end, copy=_copy(settings, copy, present, found.record, now_ms))
+    seen = replace(_copy(settings, copy, present, found.record, now_ms), node=copy.host.name)
+    end = replace(found.end, copy=seen)
     state = IntegrationServices.UNKNOWN
     if copy.power is Power.RUNNING:
         state = services(copy.host, copy.vm).get(copy.vm, IntegrationServices.ABSENT)

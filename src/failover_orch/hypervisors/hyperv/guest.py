@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_interface
 from uuid import UUID
 
@@ -57,10 +58,8 @@ def expected_of(*plans: Iterable[AdapterAddresses]) -> frozenset[str]:
 
 
 def _configuration(row: Row, expected: Collection[str]) -> Configuration:
-    interfaces = [
-        str(ip_interface(f"{_bare(address)}/{subnet.removeprefix('/')}"))
-        for address, subnet in zip(row.texts("IPAddresses"), row.texts("Subnets"), strict=False)
-    ]
+    pairs = zip(row.texts("IPAddresses"), row.texts("Subnets"), strict=False)
+    interfaces = _read(ip_interface, (f"{_bare(address)}/{subnet.removeprefix('/')}" for address, subnet in pairs))
     return Configuration(
         tuple(text for text in interfaces if text in expected or not _made_up(text.partition("/")[0])),
         _told(row.texts("DefaultGateways"), expected),
@@ -69,8 +68,17 @@ def _configuration(row: Row, expected: Collection[str]) -> Configuration:
 
 
 def _told(texts: Iterable[str], expected: Collection[str]) -> tuple[str, ...]:
-    canonical = [str(ip_address(_bare(text))) for text in texts if text]
+    canonical = _read(ip_address, (_bare(text) for text in texts if text))
     return tuple(text for text in canonical if text in expected or not _made_up(text))
+
+
+def _read(how: Callable[[str], object], texts: Iterable[str]) -> list[str]:
+    """The texts in their canonical form; what is none is left out, for a guest may report whatever it likes."""
+    found = []
+    for text in texts:
+        with suppress(ValueError):
+            found.append(str(how(text)))
+    return found
 
 
 def _bare(address: str) -> str:

@@ -15,8 +15,9 @@ from uuid import uuid4
 from failover_orch.domain.facts import ReplicationReport
 from failover_orch.domain.inventory import ClusterInventory
 from failover_orch.domain.records import Action, RoutingUpdate, StepCommand
+from failover_orch.domain.replication_settings import ReplicationServer, VmReplication
 from failover_orch.domain.settings import AdapterAddresses, GateKind
-from failover_orch.errors import HypervisorError, StepFailed
+from failover_orch.errors import HypervisorError, StepFailed, StepRefused
 from failover_orch.fencing import Fences, Target
 from failover_orch.hypervisors.hyperv.acts import ACTS, Deed, Overtaken, as_begun, as_done, finish_test, keep_record
 from failover_orch.hypervisors.hyperv.clusters import Clusters
@@ -34,6 +35,7 @@ from failover_orch.hypervisors.hyperv.settings import HyperVSite
 from failover_orch.hypervisors.hyperv.staging import is_staged
 from failover_orch.hypervisors.hyperv.states import UNDER_WAY
 from failover_orch.hypervisors.hyperv.threads import threaded
+from failover_orch.hypervisors.hyperv.vm_replication import apply
 from failover_orch.hypervisors.hyperv.watching import Watching
 from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed, Power
 from failover_orch.hypervisors.rules.actions import decide
@@ -45,6 +47,7 @@ __all__ = ["HyperVHypervisor"]
 _TIMES = 3
 """How often a command is taken up anew because somebody else changed the VM's record meanwhile."""
 _NOT_STAGED = AdapterAddresses("")
+_TO_THE_COPY = frozenset({Action.START_TEST, Action.VERIFY_TEST, Action.DELETE_TEST})
 _STAGES = frozenset({Action.STAGE_ADDRESSES, Action.CREATE_TEST})
 
 
@@ -97,8 +100,7 @@ class HyperVHypervisor:
         self._peers = Peers(peers, settings.peers, settings.vm_ids)
         self._clusters = Clusters(settings, self._hosts, self._fences.fences, clock)
         self._watching = Watching(settings, self._hosts, self._peers, self._clusters, clock)
-        self.replication_servers = ReplicationServers(self._hosts)
-        """The site's replication settings, for those who administer it: no step of a run needs them."""
+        self.replication_servers = ReplicationServers(self._hosts, settings.site)
         self._name = uuid4().hex[:8]
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -157,6 +159,21 @@ class HyperVHypervisor:
 
     async def published(self, position: int) -> None:
         await threaded(lambda: self._watching.told(position))
+
+    async def apply_server(self, node: str, server: ReplicationServer) -> None:
+        try:
+            await self.replication_servers.apply(node, server)
+        finally:
+            self._clusters.forget_resources()
+
+    async def servers(self, nodes: Collection[str] = ()) -> Mapping[str, ReplicationServer | str]:
+        return await self.replication_servers.settings(nodes)
+
+    async def apply_replication(self, vm_id: str, replication: VmReplication) -> None:
+        await threaded(lambda: apply(self._find(vm_id).machine, replication))
+
+    async def replications(self) -> Mapping[str, VmReplication]:
+        return await threaded(self._watching.replications)
 
     # One command
 
@@ -234,6 +251,8 @@ class HyperVHypervisor:
 
     def _decide(self, command: StepCommand, found: Found, other: OtherEnd | None) -> Change:
         end = found.end
+        if command.action in _TO_THE_COPY:
+            _require_together(found)
         if command.action is Action.STAGE_ADDRESSES:
             # The host is asked, not the record: what is staged there is what will be applied.
             there = is_staged(found.machine, found.adapters, command.addresses)
@@ -289,3 +308,19 @@ class HyperVHypervisor:
             return findings(self._find(vm_id).end, self._clock())
         except HypervisorError:
             return {}
+
+
+def _require_together(found: Found) -> None:
+    """See that a test copy is on its replica's node, as Hyper-V wants it: it does not follow a role that is moved.
+
+    Raises:
+        StepRefused: it is on another one.
+
+    """
+    if found.copy is None or found.copy.host is found.machine.host:
+        return
+    here, there = found.machine.host.name, found.copy.host.name
+    raise StepRefused(
+        f"the test copy of {found.vm_id} is on {there} and its replica on {here}: Hyper-V needs both on one node; move "
+        f"the replica back to {there} (Move-ClusterVirtualMachineRole), and ask again"
+    )

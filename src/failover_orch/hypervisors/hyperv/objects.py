@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -61,6 +61,13 @@ class Row:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(str(entry) for entry in value)
         return (str(value),)
+
+    def table(self, name: str) -> dict[str, int]:
+        """A hash table of whole numbers; nothing of what is none."""
+        value = self.values.get(name)
+        if not isinstance(value, Mapping):
+            return {}
+        return {str(key): int(entry) for key, entry in value.items() if str(entry).isdecimal()}
 
     def time_ms(self, name: str) -> int:
         """A time, in milliseconds since the Unix epoch; 0: never."""

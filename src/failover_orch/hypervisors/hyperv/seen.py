@@ -18,6 +18,7 @@ from failover_orch.hypervisors.rules.ends import RecoveryPoint
 
 __all__ = [
     "LATEST_POINT",
+    "REPLICATION_SETTINGS",
     "WMI",
     "AdapterSeen",
     "Machine",
@@ -207,10 +208,23 @@ def replications(host: Host) -> Mapping[UUID, Row]:
         "PrimaryServerName",
         "ReplicaServerName",
         "ReplicationRelationshipType",
+        *REPLICATION_SETTINGS,
     )
-    return _by_vm(host.run(look("Get-VMReplication") | select(*wanted)))
+    return _by_vm(host.run(look("Get-VMReplication") | select(*dict.fromkeys(wanted))))
 
 
+REPLICATION_SETTINGS = (
+    "ReplicationFrequencySec",
+    "RecoveryHistory",
+    "VSSSnapshotFrequencyHour",
+    "CompressionEnabled",
+    "BypassProxyServer",
+    "ReplicateHostKvpItems",
+    "AutoResynchronizeEnabled",
+    "AutoResynchronizeIntervalStart",
+    "AutoResynchronizeIntervalEnd",
+)
+"""The properties of a VMReplication that `vm_replication.settings_in` reads."""
 _STATISTICS = (
     "VMId",
     "ReplicationMode",

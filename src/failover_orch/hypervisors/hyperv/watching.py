@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, Replication, VmInventory
+from failover_orch.domain.replication import ReplicationMode
+from failover_orch.domain.replication_settings import VmReplication
 from failover_orch.errors import HypervisorError
 from failover_orch.hypervisors.hyperv.acts import keep_record
 from failover_orch.hypervisors.hyperv.clusters import Clusters
@@ -27,6 +29,7 @@ from failover_orch.hypervisors.hyperv.seen import Machine
 from failover_orch.hypervisors.hyperv.settings import HyperVSite
 from failover_orch.hypervisors.hyperv.states import state_of
 from failover_orch.hypervisors.hyperv.survey import Hosted, survey
+from failover_orch.hypervisors.hyperv.vm_replication import settings_in
 from failover_orch.hypervisors.protocol import HostedVm, Observation, Observed, Power
 
 __all__ = ["Watching"]
@@ -82,6 +85,20 @@ class Watching:
         """Keep what a guest tells of itself, for when it cannot be asked."""
         if guest.configured:
             self._guests[vm] = guest
+
+    def replications(self) -> Mapping[str, VmReplication]:
+        """How each VM that is active here, and replicates, does so.
+
+        Raises:
+            HypervisorError: no node of the site answers.
+
+        """
+        return {
+            called(hosted.machine, self._settings.vm_ids): settings_in(hosted.replication)
+            # Told with the time of now, so that what was seen before a change cannot pass for what came of it.
+            for hosted in self._look(anew=True)
+            if hosted.active and hosted.machine.mode is not ReplicationMode.NONE and hosted.replication.values
+        }
 
     def vms(self) -> tuple[HostedVm, ...]:
         """Every VM of the site.
@@ -144,10 +161,10 @@ class Watching:
             self._entries = [entry for entry in self._entries if entry.observed.position > position]
             self._write_arrivals()
 
-    def _look(self) -> tuple[Hosted, ...]:
+    def _look(self, *, anew: bool = False) -> tuple[Hosted, ...]:
         with self._looking:
             now_s = time.monotonic()
-            if now_s - self._hosted_at_s >= self._settings.poll_s:
+            if anew or now_s - self._hosted_at_s >= self._settings.poll_s:
                 systems = {vm: guest.system for vm, guest in self._guests.items() if guest.system}
                 self._hosted = survey(self._settings, self._hosts, self._peers, systems)
                 self._hosted_at_s = time.monotonic()

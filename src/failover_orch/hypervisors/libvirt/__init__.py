@@ -7,9 +7,17 @@ needs nothing.
 from __future__ import annotations
 
 from failover_orch.hypervisors.libvirt.events import HostEvent, moves, read_events
-from failover_orch.hypervisors.libvirt.settings import Injection, LibvirtNode, LibvirtSite, PeerSite, ReplicatedVm
+from failover_orch.hypervisors.libvirt.settings import (
+    BrokerAccess,
+    Injection,
+    LibvirtNode,
+    LibvirtSite,
+    PeerSite,
+    ReplicatedVm,
+)
 
 __all__ = [
+    "BrokerAccess",
     "HostEvent",
     "Injection",
     "LibvirtNode",

@@ -12,6 +12,7 @@ from failover_orch.domain.inventory import ClusterInventory, NodeState, Storage
 from failover_orch.domain.inventory import Node as ClusterNode
 from failover_orch.errors import StepFailed
 from failover_orch.hypervisors.libvirt.nodes import Node
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 from failover_orch.hypervisors.libvirt.site import Site
 
 __all__ = ["Clusters", "worth_telling"]
@@ -36,13 +37,16 @@ class _Figures:
     memory_free_mib: int = 0
     cpus: int = 0
     storages: tuple[Storage, ...] = ()
+    accepts: bool = False
+    """It takes replicas."""
 
 
 class Clusters:
     """Describes the cluster. `fences`: the nodes, as `site/node`, whose power this site can cut."""
 
-    def __init__(self, site: Site, fences: tuple[str, ...] = ()) -> None:
+    def __init__(self, site: Site, servers: Servers, fences: tuple[str, ...] = ()) -> None:
         self._site = site
+        self._servers = servers
         self._fences = fences
         self._figures: dict[str, _Figures] = {}
         self._asking = asyncio.Lock()
@@ -61,12 +65,16 @@ class Clusters:
             broker=settings.broker,
             nodes=tuple(self._described(node) for node in nodes),
             networks=tuple(settings.networks),
-            accepts_replicas=settings.accepts_replicas,
+            accepts_replicas=any(figures.accepts for figures in self._figures.values()),
             supported_guests=settings.supported_guests,
             fences=self._fences,
             reported_at_ms=self._site.clock(),
         )
         return (inventory,)
+
+    def forget(self, node: str) -> None:
+        """Have the node asked at the next look: it was told something."""
+        self._figures.pop(node, None)
 
     def _described(self, node: Node) -> ClusterNode:
         """The node with what is known of it: of one that is down, what it had when it was up."""
@@ -88,11 +96,12 @@ class Clusters:
         try:
             memory, free, cpus = await node.call(_machine, within_s=_ASKING_S)
             storage = await _storage(node)
+            accepts = await self._servers.accepts(node)
         except (StepFailed, libvirt.libvirtError) as error:
             _log.warning("what a node has left is not known", node=node.name, why=str(error))
             self._figures[node.name] = replace(known or _Figures(0), at=now)
         else:
-            self._figures[node.name] = _Figures(now, memory, free, cpus, (storage,))
+            self._figures[node.name] = _Figures(now, memory, free, cpus, (storage,), accepts)
 
 
 def worth_telling(told: ClusterInventory | None, now: ClusterInventory) -> bool:

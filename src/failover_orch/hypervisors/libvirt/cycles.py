@@ -38,6 +38,7 @@ from failover_orch.hypervisors.libvirt.peers import Peers
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.libvirt.replicas import as_it_is, disks_of
 from failover_orch.hypervisors.libvirt.site import Site
+from failover_orch.hypervisors.libvirt.vm_replication import settings_of
 from failover_orch.hypervisors.protocol import Power
 from failover_orch.hypervisors.rules import shipped
 
@@ -169,11 +170,14 @@ class Cycles:
     async def _deliver(self, placed: Placed, node: str, parcel: Parcel) -> tuple[str, ...]:
         """Send the files; their digests, as they were read."""
         vm_id, site = placed.record.vm_id, placed.record.peer_site
+        compressed = settings_of(placed.record).compression
         digests: list[str] = []
         for index, file in enumerate(parcel.files.values()):
             digest = hashlib.sha256()
             async with aclosing(_read(placed.node, file, digest.update)) as chunks:
-                delivered = await self._peers.deliver(site, node, vm_id, parcel.delivery, index, chunks)
+                delivered = await self._peers.deliver(
+                    site, node, vm_id, parcel.delivery, index, chunks, compressed=compressed
+                )
             if delivered.sha256 != digest.hexdigest():
                 raise StepFailed(f"{file} has not arrived at {site} as it was sent")
             digests.append(delivered.sha256)
@@ -196,6 +200,7 @@ class Cycles:
                 latency_ms=passed_ms,
                 consistent=parcel.consistent,
                 end=as_it_is(placed).end,
+                replication=settings_of(record),
             )
             return await self._peers.commit(record.peer_site, node, record.vm_id, cycle)
 

@@ -118,7 +118,7 @@ class Disks:
         for image in await images(self._node, sources):
             for bitmap in sorted(image.bitmaps):
                 # It notes changes that nobody asks for any more, and every write would go on being noted.
-                await self._node.run("qemu-img", "bitmap", "--remove", image.path, bitmap)
+                await self._node.run("qemu-img", "bitmap", "--remove", "--", image.path, bitmap)
         await move(self._node, moves)
 
     async def bitmaps(self) -> frozenset[str]:

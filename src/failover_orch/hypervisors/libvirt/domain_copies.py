@@ -25,6 +25,8 @@ __all__ = ["TEST_KEY", "TEST_URI", "as_copy", "as_replica"]
 TEST_URI = f"{METADATA_URI}:test"
 """The namespace of a test copy's metadata element, whose text is the id of the VM that it is a copy of."""
 TEST_KEY = "failovertest"
+_EMPTY_DRIVES = ("cdrom", "floppy")
+"""Drives that go along without what is in them."""
 
 
 def as_replica(xml: str, *, paths: Mapping[str, str], bridges: Mapping[str, str]) -> str:
@@ -77,7 +79,7 @@ def _take_from_node(domain: ET.Element) -> None:
         for element in domain.findall(path):
             change(element)
     for drive in devices.findall("disk"):
-        if drive.get("device", "disk") == "disk" and not is_written(drive):
+        if drive.get("device", "disk") not in _EMPTY_DRIVES and not is_written(drive):
             devices.remove(drive)
 
 
@@ -93,8 +95,8 @@ def _drive(drive: ET.Element) -> None:
     remove(drive, "seclabel")
     for source in drive.findall("source"):
         remove(source, "seclabel")
-    if drive.get("device") in ("cdrom", "floppy"):
-        remove(drive, "source")
+    if drive.get("device") in _EMPTY_DRIVES:
+        remove(drive, "source", "backingStore", "mirror")
 
 
 def _port(port: ET.Element) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 import libvirt
 
 from failover_orch import telemetry
@@ -11,6 +10,7 @@ from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import StepFailed
 from failover_orch.hypervisors.libvirt.domain_xml import Description, describe
 from failover_orch.hypervisors.libvirt.nodes import Found, Placed
+from failover_orch.hypervisors.libvirt.placing import ask_for_node
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.libvirt.settings import ReplicatedVm
 from failover_orch.hypervisors.libvirt.site import Site
@@ -19,7 +19,6 @@ from failover_orch.hypervisors.rules import Configuration, End, EndAdapter
 __all__ = ["enrol", "replica_node"]
 
 _log = telemetry.logger(__name__)
-_ASK_S = 5.0
 
 
 async def enrol(site: Site, wanted: ReplicatedVm) -> bool:
@@ -77,17 +76,7 @@ async def replica_node(site: Site, record: Record) -> str:
     url = site.settings.broker_url
     if not url:
         raise StepFailed(f"{record.vm_id} has no place at {record.peer_site}: name a node, or the broker's URL to ask")
-    placement = f"{url.rstrip('/')}/v1/vms/{record.vm_id}/placement"
-    try:
-        async with httpx.AsyncClient(trust_env=False, timeout=_ASK_S) as client:
-            response = await client.get(placement)
-            response.raise_for_status()
-            node = response.json()["placement"]["node"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise StepFailed(f"the broker cannot be asked for a place for {record.vm_id}: {placement}: {error}") from error
-    if not node:
-        raise StepFailed(f"the broker has no place for {record.vm_id} at {record.peer_site}: see {placement}")
-    return str(node)
+    return await ask_for_node(url, site.settings.broker_access, record.vm_id, record.peer_site)
 
 
 def _first_record(site: Site, wanted: ReplicatedVm, found: Found, described: Description) -> Record:

@@ -1,7 +1,8 @@
 """A guest as its agent answers: what it has configured, files, commands, and its shutdown.
 
-The agent (`qemu-ga`) speaks through a channel of the domain. It is the guest's: it may be missing, stuck, or told by
-its administrator to refuse commands, so every answer is waited for with a limit.
+The agent (`qemu-ga`) speaks through a channel of the domain. It is the guest's: it may be missing, stuck, told by its
+administrator to refuse commands, or something else that answers in its place and means harm. So every answer is waited
+for with a limit, read up to a limit, and where it makes no sense that is StepFailed as if there were none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +42,14 @@ ANSWER_S = 5
 """How long the agent may take to answer."""
 POLL_S = 0.2
 READ_CHUNK = 64 * 1024
+LARGEST_FILE = 1024 * 1024
+"""Bytes that are read of a file: a guest may say for ever that there is more."""
+READ_S = 30.0
 WRITE_CHUNK = 2 * 1024
 """The agent does not take requests that are much longer."""
 ACPI_AGAIN_S = 5.0
 """How often the power button is pressed: a guest that is still booting does not see it."""
+_LONGEST_OUTPUT, _LONGEST_REASON = 4_000, 200
 _UNCONFIGURED = libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED
 _REFUSING = frozenset({"VIR_ERR_INTERNAL_ERROR", "VIR_ERR_AGENT_COMMAND_FAILED"})
 """What libvirt says where the agent answered with an error: the second only in newer versions."""
@@ -94,7 +100,8 @@ class Guest:
             if code in {getattr(libvirt, name, None) for name in _REFUSING}:
                 raise AgentRefused(f"the guest agent of {self.name} refuses {command}: {said}") from error
             raise StepFailed(f"the guest agent of {self.name} does not answer: {said}") from error
-        return json.loads(answer)["return"]
+        with self._making_sense(command):
+            return json.loads(answer)["return"]
 
     async def answers(self) -> bool:
         """Whether the agent answers, now."""
@@ -139,12 +146,16 @@ class Guest:
         except AgentRefused:
             return None
         content = b""
+        deadline = time.monotonic() + READ_S
         try:
             ended = False
             while not ended:
                 part = await self.ask("guest-file-read", handle=handle, count=READ_CHUNK)
-                content += base64.b64decode(part["buf-b64"])
-                ended = part["eof"]
+                with self._making_sense("guest-file-read"):
+                    content += base64.b64decode(part["buf-b64"])
+                    ended = bool(part["eof"])
+                if len(content) > LARGEST_FILE or time.monotonic() > deadline:
+                    raise StepFailed(f"the guest agent of {self.name} gives more of {path} than can be true")
         finally:
             await self.ask("guest-file-close", handle=handle)
         return content.decode(errors="replace")
@@ -175,21 +186,26 @@ class Guest:
 
         """
         started = await self.ask("guest-exec", path=command[0], arg=list(command[1:]), **{"capture-output": True})
+        with self._making_sense("guest-exec"):
+            pid = int(started["pid"])
         deadline = time.monotonic() + within_s
         while True:
-            status = await self.ask("guest-exec-status", pid=started["pid"])
-            if status["exited"]:
-                parts = (base64.b64decode(status.get(name, "")) for name in ("out-data", "err-data"))
-                output = b"".join(parts).decode(errors="replace").strip()
-                # What a signal ended has no exit code.
-                return Executed(status.get("exitcode", -1), output)
+            status = await self.ask("guest-exec-status", pid=pid)
+            with self._making_sense("guest-exec-status"):
+                if status["exited"]:
+                    parts = (base64.b64decode(status.get(name, "")) for name in ("out-data", "err-data"))
+                    output = b"".join(parts).decode(errors="replace").strip()
+                    # What a signal ended has no exit code.
+                    return Executed(int(status.get("exitcode", -1)), output[:_LONGEST_OUTPUT])
             if time.monotonic() > deadline:
                 raise StepFailed(f"`{' '.join(command)}` in {self.name} has not ended in {within_s:g} s")
             await asyncio.sleep(POLL_S / 4)
 
     async def interfaces(self) -> tuple[Interface, ...]:
         """The guest's network interfaces, with their addresses."""
-        return interfaces(await self.ask("guest-network-get-interfaces"))
+        answer = await self.ask("guest-network-get-interfaces")
+        with self._making_sense("guest-network-get-interfaces"):
+            return interfaces(answer)
 
     async def network(self) -> Network:
         """How the guest's network is set up, as far as its agent tells."""
@@ -201,7 +217,9 @@ class Guest:
             resolver = await self.read(path) or ""
             if resolver:
                 break
-        return network(await self.interfaces(), routes4, routes6, addresses6, resolver)
+        found = await self.interfaces()
+        with self._making_sense("the files that say how its network is set up"):
+            return network(found, routes4, routes6, addresses6, resolver)
 
     async def configured(
         self, adapters: Sequence[DomainAdapter], plans: Sequence[AdapterAddresses] = ()
@@ -217,6 +235,17 @@ class Guest:
 
         """
         return (await self.network()).configurations({each.adapter_id: each.mac for each in adapters}, plans)
+
+    @contextmanager
+    def _making_sense(self, what: str) -> Iterator[None]:
+        """Whatever a guest says that is not as it has to be is no answer."""
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+            said = f"{type(error).__name__}: {str(error)[:_LONGEST_REASON]}"
+            raise StepFailed(
+                f"the guest agent of {self.name} answers {what} in a way that makes no sense ({said})"
+            ) from error
 
     async def is_off(self) -> bool:
         """Whether its domain is off, and not only gone elsewhere.

@@ -44,6 +44,7 @@ _UP, _REJECTED, _LEARNED = 0x1, 0x200, 0x40000
 """Flags of routes: in use; leading nowhere; told by a router's advertisement."""
 _LISTENING = "0A"
 _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
+_MOST = 64
 _PERMANENT = 0x80
 """Flag of an IPv6 address that was set, and has no lifetime."""
 
@@ -256,5 +257,5 @@ def _number(address: str) -> int:
 
 
 def _ordered(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Each once, those of IPv4 first, and else as they come."""
-    return tuple(sorted(dict.fromkeys(addresses), key=lambda text: ip_interface(text).version))
+    """Each once, those of IPv4 first, and else as they come. Of very many, as a guest that means harm has, some."""
+    return tuple(sorted(dict.fromkeys(addresses), key=lambda text: ip_interface(text).version))[:_MOST]

@@ -21,6 +21,7 @@ from failover_orch.domain.facts import ReplicationReport
 from failover_orch.domain.inventory import ClusterInventory
 from failover_orch.domain.records import Action, RoutingUpdate, StepCommand
 from failover_orch.domain.replication import ReplicationMode
+from failover_orch.domain.replication_settings import ReplicationServer, VmReplication
 from failover_orch.errors import StepFailed, StepRefused
 from failover_orch.fencing import Fences, Target
 from failover_orch.hypervisors.libvirt.clusters import Clusters
@@ -29,10 +30,13 @@ from failover_orch.hypervisors.libvirt.nodes import Nodes, Placed
 from failover_orch.hypervisors.libvirt.peers import Peers
 from failover_orch.hypervisors.libvirt.receiver import Receiver
 from failover_orch.hypervisors.libvirt.record import Record
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 from failover_orch.hypervisors.libvirt.sender import Sender
 from failover_orch.hypervisors.libvirt.settings import Injection, LibvirtSite
 from failover_orch.hypervisors.libvirt.site import Site
+from failover_orch.hypervisors.libvirt.together import Together
 from failover_orch.hypervisors.libvirt.views import Views
+from failover_orch.hypervisors.libvirt.vm_replication import require_possible, settings_of, with_settings
 from failover_orch.hypervisors.libvirt.watching import Watching
 from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed, Power
 from failover_orch.hypervisors.rules import OF_THE_COPY, decide, fenced, findings, report
@@ -67,7 +71,8 @@ class LibvirtHypervisor:
         self.sender = Sender(self._site, self._peers)
         self._effects = Effects(self._site, self._peers, self.sender)
         self._views = Views(self._site, self._peers, self._fences.fences)
-        self._clusters = Clusters(self._site, self._fences.fences)
+        self._servers = Servers(self._site)
+        self._clusters = Clusters(self._site, self._servers, self._fences.fences)
         self.watching = Watching(self._site, self._clusters, self._views.inventory)
         self._stack = AsyncExitStack()
         self.capabilities = Capabilities(
@@ -90,8 +95,8 @@ class LibvirtHypervisor:
             await stack.enter_async_context(self.nodes)
             await stack.enter_async_context(self._peers)
             if self._site.settings.listen:
-                await stack.enter_async_context(Receiver(self._site))
-            for work in (self.sender.run, self.watching.run):
+                await stack.enter_async_context(Receiver(self._site, self._servers))
+            for work in (self.sender.run, self.watching.run, Together(self._site).run):
                 stack.push_async_callback(_ended, asyncio.create_task(_kept_up(work)))
             self._stack = stack.pop_all()
         return self
@@ -148,6 +153,32 @@ class LibvirtHypervisor:
 
     async def published(self, position: int) -> None:
         await self.watching.published(position)
+
+    async def apply_server(self, node: str, server: ReplicationServer) -> None:
+        try:
+            await self._servers.apply(node, server)
+        finally:
+            self._clusters.forget(node)
+
+    async def servers(self, nodes: Collection[str] = ()) -> Mapping[str, ReplicationServer | str]:
+        return await self._servers.settings(nodes)
+
+    async def apply_replication(self, vm_id: str, replication: VmReplication) -> None:
+        async with self._site.lock(vm_id):
+            placed = await self._placed(vm_id)
+            if not self._replicates(placed):
+                raise StepRefused(f"{vm_id} is not replicated from {self.site}: it has no settings here")
+            require_possible(vm_id, replication)
+            if settings_of(placed.record) != replication:
+                await self._write(placed, with_settings(placed.record, replication))
+
+    async def replications(self) -> Mapping[str, VmReplication]:
+        return {
+            placed.vm_id: settings_of(placed.record) for placed in await self.nodes.all() if self._replicates(placed)
+        }
+
+    def _replicates(self, placed: Placed) -> bool:
+        return placed.record.end.mode is not ReplicationMode.NONE and self._views.hosted(placed).active
 
     async def _perform(self, command: StepCommand) -> Mapping[str, str]:
         placed = await self._placed(command.vm_id)

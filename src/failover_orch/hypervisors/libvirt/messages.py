@@ -6,11 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from failover_orch.domain.replication import ReplicationState
+from failover_orch.domain.replication_settings import VmReplication
 from failover_orch.errors import StaleEpoch, StepFailed, StepRefused
 from failover_orch.hypervisors.libvirt.record import Record
 from failover_orch.hypervisors.rules import End
 
-__all__ = ["Accepted", "Answer", "Busy", "Conflict", "Cycle", "Delivered", "LinkDown", "NewReplica", "TurnedRound"]
+__all__ = [
+    "CALLER",
+    "Accepted",
+    "Answer",
+    "Busy",
+    "Conflict",
+    "Cycle",
+    "Delivered",
+    "LinkDown",
+    "NewReplica",
+    "TurnedRound",
+]
+
+
+CALLER = "primary-server"
+"""The header by which whoever asks says which primary server it is: its cluster's broker, or the cluster itself."""
 
 
 class LinkDown(StepFailed):
@@ -62,6 +78,8 @@ class Cycle:
     """The guest had its file systems frozen at that moment."""
     end: End
     """The primary: its guest's configuration travels with its disks."""
+    replication: VmReplication | None = None
+    """How the VM replicates from this cycle on; None: as before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -14,7 +14,9 @@ import msgspec
 
 from failover_orch.domain.replication import ReplicationState
 from failover_orch.errors import ConfigError, StepFailed
+from failover_orch.hypervisors.libvirt.compression import COMPRESSED, deflated
 from failover_orch.hypervisors.libvirt.messages import (
+    CALLER,
     Accepted,
     Answer,
     Cycle,
@@ -24,15 +26,19 @@ from failover_orch.hypervisors.libvirt.messages import (
     TurnedRound,
 )
 from failover_orch.hypervisors.libvirt.record import Record
+from failover_orch.hypervisors.libvirt.settings import LibvirtSite
 from failover_orch.hypervisors.libvirt.site import Site
 from failover_orch.hypervisors.rules import End
 
 __all__ = ["LinkDown", "Peers"]
 
+_Told = TypeVar("_Told")
 _CONNECT_S = 3.0
 _ASK_S = 10.0
 _SEND_S = 10.0
 """How long the link may take nothing while a disk is sent."""
+_LARGEST = 4 * 1024 * 1024
+"""Bytes of an answer."""
 _STORE_S = 120.0
 """How long the other end may take to have safe, or to take in, what was sent."""
 
@@ -50,7 +56,7 @@ class Peers:
     async def __aenter__(self) -> Self:
         settings = self._site.settings
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {settings.key}"} if settings.key else {},
+            headers=_identity(settings),
             verify=_verification(settings.tls_ca),
             timeout=httpx.Timeout(_ASK_S, connect=_CONNECT_S, write=_SEND_S),
             # The link between the sites is no business of the proxy that the environment may name.
@@ -82,12 +88,22 @@ class Peers:
         return _record(await self._ask("POST", self._at(site, node, vm_id), replica))
 
     async def deliver(
-        self, site: str, node: str, vm_id: str, delivery: str, index: int, chunks: AsyncIterator[bytes]
+        self,
+        site: str,
+        node: str,
+        vm_id: str,
+        delivery: str,
+        index: int,
+        chunks: AsyncIterator[bytes],
+        *,
+        compressed: bool = False,
     ) -> Delivered:
         """Send one disk of a delivery."""
         url = f"{self._at(site, node, vm_id)}/deliveries/{delivery}/{index}"
-        response = await self._request("PUT", url, content=chunks, wait_s=_STORE_S)
-        return msgspec.json.decode(response, type=Delivered)
+        headers = {"Content-Encoding": COMPRESSED} if compressed else {}
+        content = deflated(chunks) if compressed else chunks
+        response = await self._request("PUT", url, content=content, headers=headers, wait_s=_STORE_S)
+        return _understood(response, Delivered, url)
 
     async def withdraw(self, site: str, node: str, vm_id: str) -> Record:
         """Have the other end forget what was delivered and not committed: from then on it cannot be any more."""
@@ -161,27 +177,35 @@ class Peers:
     async def _ask(self, method: str, url: str, told: object = None, wait_s: float = _ASK_S) -> Answer:
         content = None if told is None else msgspec.json.encode(told)
         response = await self._request(method, url, content=content, wait_s=wait_s)
-        return msgspec.json.decode(response, type=Answer)
+        return _understood(response, Answer, url)
 
-    async def _request(self, method: str, url: str, *, content: Any, wait_s: float) -> bytes:
+    async def _request(
+        self, method: str, url: str, *, content: Any, wait_s: float, headers: Mapping[str, str] | None = None
+    ) -> bytes:
         if self._client is None:
             raise StepFailed("the way to the other sites is not open")
         try:
-            response = await self._client.request(
+            async with self._client.stream(
                 method,
                 url,
                 content=content,
+                headers={"Accept-Encoding": "identity", **(headers or {})},
                 timeout=httpx.Timeout(wait_s, connect=_CONNECT_S, write=_SEND_S, pool=_ASK_S),
-            )
+            ) as response:
+                body = await _body(response, wait_s)
+        except TimeoutError as error:
+            raise LinkDown(
+                f"the replication link from {self._site.name} is slow: {url} does not end its answer"
+            ) from error
         except httpx.TransportError as error:
             raise LinkDown(
                 f"the replication link from {self._site.name} is down: no answer from {url} ({_said(error)})"
             ) from error
         if response.is_success:
-            return response.content
+            return body
         try:
-            answer = msgspec.json.decode(response.content, type=Answer)
-        except msgspec.MsgspecError:
+            answer = _understood(body, Answer, url)
+        except StepFailed:
             answer = Answer()
         answer.raise_error()
         raise StepFailed(
@@ -203,6 +227,30 @@ class Peers:
             if peer.site == site and peer.nodes:
                 return {node: url.rstrip("/") for node, url in peer.nodes.items()}
         raise StepFailed(f"{site or 'the other end'} is not among the peers of {self._site.name}: name it there")
+
+
+def _identity(settings: LibvirtSite) -> Mapping[str, str]:
+    """Who asks, and the key that shows that it may."""
+    identity = {CALLER: settings.broker or settings.cluster}
+    return {**identity, "Authorization": f"Bearer {settings.key}"} if settings.key else identity
+
+
+def _understood(body: bytes, told: type[_Told], url: str) -> _Told:
+    try:
+        return msgspec.json.decode(body, type=told)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise StepFailed(f"{url} gives an answer that cannot be understood: {error}") from None
+
+
+async def _body(response: httpx.Response, within_s: float) -> bytes:
+    """An answer's body as it came: the other site may have been taken over, and answer without end."""
+    body = b""
+    async with asyncio.timeout(within_s):
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > _LARGEST:
+                raise StepFailed(f"{response.url} gives a longer answer than there is any: more than {_LARGEST} bytes")
+    return body
 
 
 def _record(answer: Answer) -> Record:

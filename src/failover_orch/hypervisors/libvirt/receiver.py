@@ -8,7 +8,8 @@
     POST   /ends/<vm>/become-replica                      turn a prepared primary round
     POST   /ends/<vm>/accept                              accept a command's epoch and the state it leads to
 
-Whoever asks has the key that the sites share, as a bearer token. A delivery has a name of its own, so that what an
+Whoever asks has the key that the sites share, as a bearer token, and says which primary server it is: by its node's
+settings it may bring replicas, or may not (`replication_server`). A delivery has a name of its own, so that what an
 earlier attempt may still be sending is never taken for a part of a later one; and once a DELETE was answered, nothing
 delivered before it can be committed any more.
 """
@@ -35,7 +36,9 @@ from starlette.types import ASGIApp
 
 from failover_orch import telemetry
 from failover_orch.errors import ConfigError, HypervisorError, LookupFailed, StepFailed
+from failover_orch.hypervisors.libvirt.compression import COMPRESSED, inflated
 from failover_orch.hypervisors.libvirt.messages import (
+    CALLER,
     ERRORS,
     Accepted,
     Answer,
@@ -46,6 +49,7 @@ from failover_orch.hypervisors.libvirt.messages import (
     TurnedRound,
 )
 from failover_orch.hypervisors.libvirt.replicas import Replicas
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 from failover_orch.hypervisors.libvirt.site import Site
 
 __all__ = ["Receiver"]
@@ -65,9 +69,9 @@ _STATUS = {"stale": 409, "refused": 409, "conflict": 409, "busy": 503, "failed":
 class Receiver:
     """Receives for one site, while it is entered. Nothing is to be entered where the site listens nowhere."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, servers: Servers) -> None:
         self._site = site
-        self._replicas = Replicas(site)
+        self._replicas = Replicas(site, servers)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self.url = ""
@@ -145,17 +149,22 @@ class Receiver:
 
     async def _create(self, request: Request) -> Response:
         told = await _body(request, NewReplica)
+        if told.record.vm_id != _vm(request):
+            # The lock that is taken is that of the address.
+            raise ValueError(f"it is about {told.record.vm_id!r}, and was sent to {_vm(request)!r}")
         async with self._locked(request):
-            return _response(Answer(await self._replicas.create(request.path_params["node"], told)))
+            return _response(Answer(await self._replicas.create(request.path_params["node"], told, _caller(request))))
 
     async def _deliver(self, request: Request) -> Response:
+        sent = _chunks(request)
         # Without the VM's lock: it may take long, and concerns no file that anything else looks at.
         delivered = await self._replicas.deliver(
             _vm(request),
             request.path_params["node"],
             _delivery(request),
             request.path_params["index"],
-            _chunks(request),
+            inflated(sent) if request.headers.get("content-encoding") == COMPRESSED else sent,
+            _caller(request),
         )
         return _response(delivered)
 
@@ -168,13 +177,13 @@ class Receiver:
         if not _DELIVERY.fullmatch(told.delivery):
             raise ValueError(f"delivery {told.delivery!r}")
         async with self._locked(request):
-            record = await self._replicas.commit(_vm(request), request.path_params["node"], told)
+            record = await self._replicas.commit(_vm(request), request.path_params["node"], told, _caller(request))
         return _response(Answer(record))
 
     async def _become_replica(self, request: Request) -> Response:
         told = await _body(request, TurnedRound)
         async with self._locked(request):
-            return _response(Answer(await self._replicas.become_replica(_vm(request), told)))
+            return _response(Answer(await self._replicas.become_replica(_vm(request), told, _caller(request))))
 
     async def _accept(self, request: Request) -> Response:
         told = await _body(request, Accepted)
@@ -212,6 +221,11 @@ def _listen(address: str) -> socket.socket:
         raise ConfigError(f"listen: {address!r} is not `address:port`, such as 10.0.0.5:7443") from None
     except OSError as error:
         raise ConfigError(f"listen: cannot listen on {address} ({error.strerror or error})") from error
+
+
+def _caller(request: Request) -> str:
+    """The primary server that whoever asks says it is: who has the sites' key is believed."""
+    return request.headers.get(CALLER, "")
 
 
 def _vm(request: Request) -> str:

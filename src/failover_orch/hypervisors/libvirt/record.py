@@ -19,6 +19,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from failover_orch.domain.records import Action, StepCommand
+from failover_orch.domain.replication_settings import VmReplication
 from failover_orch.domain.settings import AdapterAddresses
 from failover_orch.hypervisors.rules.ends import End
 
@@ -53,6 +54,10 @@ class Record:
     """Of the last move that was told of this VM here; it grows, whichever node tells."""
     resynchronize: bool = False
     """The next cycle has to copy everything: nobody knows any more what has changed since the last."""
+    replication: VmReplication | None = None
+    """What it was last told of how to replicate. What counts of it for cycles is in the fields above."""
+    trust_group: str = ""
+    """Of a replica: the trust group of the primary server that it was made for; empty: of none."""
     effects: tuple[str, ...] = ()
     """The commands that took effect, newest last."""
 

@@ -19,10 +19,13 @@ from failover_orch.hypervisors.libvirt.checkpoints import forget_all
 from failover_orch.hypervisors.libvirt.disks import Disks
 from failover_orch.hypervisors.libvirt.domain_copies import as_replica
 from failover_orch.hypervisors.libvirt.domain_xml import describe, with_links, with_metadata, without_injection
+from failover_orch.hypervisors.libvirt.foreign_domains import described, require_harmless
 from failover_orch.hypervisors.libvirt.messages import Accepted, Conflict, Cycle, Delivered, NewReplica, TurnedRound
 from failover_orch.hypervisors.libvirt.nodes import Placed
 from failover_orch.hypervisors.libvirt.record import METADATA_KEY, METADATA_URI, Record, encode
+from failover_orch.hypervisors.libvirt.replication_server import Servers
 from failover_orch.hypervisors.libvirt.site import Site
+from failover_orch.hypervisors.libvirt.vm_replication import settings_of, with_settings
 from failover_orch.hypervisors.protocol import Power
 from failover_orch.hypervisors.rules import Configuration, End, EndAdapter, overdue, received
 
@@ -36,8 +39,9 @@ _State = ReplicationState
 class Replicas:
     """The replicas of one site, as their primaries see them."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, servers: Servers) -> None:
         self._site = site
+        self._servers = servers
         self._arrived: dict[tuple[str, str], dict[int, str]] = {}
         """The digests of what has arrived, by VM and delivery: else the files have to be read for them."""
         self._tidying: dict[str, asyncio.Task[None]] = {}
@@ -54,8 +58,8 @@ class Replicas:
         placed = await self._site.nodes.find(vm_id)
         return None if placed is None else as_it_is(placed)
 
-    async def create(self, node_name: str, told: NewReplica) -> Record:
-        """Have a replica of the VM on the node, waiting for its initial replication."""
+    async def create(self, node_name: str, told: NewReplica, caller: str) -> Record:
+        """Have a replica of the VM on the node, waiting for its initial replication. `caller`: the primary server."""
         site, primary = self._site, told.record.end
         vm_id = primary.vm_id
         placed = await site.nodes.find(vm_id)
@@ -64,21 +68,20 @@ class Replicas:
                 raise StepRefused(f"{vm_id} at {site.name} is {placed.record.end.mode}: it cannot become a replica so")
             self._require_there(placed, node_name)
             return as_it_is(placed)
-        if not site.settings.accepts_replicas:
-            raise StepRefused(f"{site.settings.cluster} at {site.name} does not accept replicas: enable it there")
+        entry = await self._servers.admit(node_name, caller)
         node = site.nodes.node(node_name)
-        description = describe(told.xml)
-        directory = PurePosixPath(node.settings.storage) / quote(vm_id, safe="")
+        description = described(vm_id, told.xml)
+        directory = PurePosixPath(entry.storage_location) / quote(vm_id, safe="")
         paths = {disk.target: str(directory / f"{disk.target}.qcow2") for disk in description.disks}
         bridges = {
             adapter_id: site.settings.networks[network]
             for adapter_id, network in told.networks.items()
             if network in site.settings.networks
         }
-        record = self._new_record(told, node_name, str(directory))
-        xml = with_metadata(
-            as_replica(told.xml, paths=paths, bridges=bridges), METADATA_URI, METADATA_KEY, encode(record)
-        )
+        record = replace(self._new_record(told, node_name, str(directory)), trust_group=entry.trust_group)
+        replica = as_replica(told.xml, paths=paths, bridges=bridges)
+        await require_harmless(vm_id, replica, paths.values(), node)
+        xml = with_metadata(replica, METADATA_URI, METADATA_KEY, encode(record))
         await Disks(node, list(paths.values())).prepare_to_receive()
 
         def define(connection: libvirt.virConnect) -> None:
@@ -95,10 +98,11 @@ class Replicas:
         return record
 
     async def deliver(
-        self, vm_id: str, node_name: str, delivery: str, index: int, chunks: AsyncIterator[bytes]
+        self, vm_id: str, node_name: str, delivery: str, index: int, chunks: AsyncIterator[bytes], caller: str
     ) -> Delivered:
         """Take in a disk's file. It changes nothing until the delivery is committed."""
         placed = await self._placed(vm_id, node_name)
+        await self._servers.admit_to(node_name, caller, placed.record.trust_group)
         self._require_receiving(placed)
         disks = disks_of(placed)
         if index >= len(describe(placed.xml).disks):
@@ -114,13 +118,14 @@ class Replicas:
         self._forget_arrivals(vm_id)
         return as_it_is(placed)
 
-    async def commit(self, vm_id: str, node_name: str, told: Cycle) -> Record:
+    async def commit(self, vm_id: str, node_name: str, told: Cycle, caller: str) -> Record:
         """Have the replica stand at the cycle: a recovery point more, or with nothing new one that is younger."""
         placed = await self._placed(vm_id, node_name)
         record = placed.record
         empty = told.cycle == told.base
         if told.cycle == record.cycle and not empty:
             return as_it_is(placed)  # asked for again: the answer was lost
+        await self._servers.admit_to(node_name, caller, record.trust_group)
         self._require_receiving(placed)
         if (told.full and told.cycle <= record.cycle) or (not told.full and told.base != record.cycle):
             raise Conflict(
@@ -130,6 +135,8 @@ class Replicas:
             )
         if not empty:
             await self._take_in(placed, told)
+        if told.replication is not None and told.replication != settings_of(record):
+            record = with_settings(record, told.replication)
         taken = replace(record, end=self._received(record, told), cycle=told.cycle, peer_node=told.end.node)
         await self._site.nodes.write(placed, taken)
         self._forget_arrivals(vm_id)
@@ -137,8 +144,8 @@ class Replicas:
         self._tidy_soon(vm_id)
         return replace(taken, end=replace(taken.end, node=placed.node.name, power=placed.power))
 
-    async def become_replica(self, vm_id: str, told: TurnedRound) -> Record | None:
-        """Turn a primary that was prepared into the replica of the end that has taken its place."""
+    async def become_replica(self, vm_id: str, told: TurnedRound, caller: str) -> Record | None:
+        """Turn a primary that was prepared into the replica of the end that has taken its place, `caller`."""
         placed = await self._site.nodes.find(vm_id)
         if placed is None:
             return None
@@ -154,6 +161,7 @@ class Replicas:
             )
         if placed.power is Power.RUNNING:
             raise StepRefused(f"{vm_id} is RUNNING at {self._site.name}: shut it down before it becomes the replica")
+        entry = await self._servers.admit(placed.node.name, caller)
         point = told.end.recovery_point
         if point is None or told.end.points_taken != end.points_taken + 1:
             raise StepFailed(f"{vm_id} at {self._site.name} has changed meanwhile: look again")
@@ -165,6 +173,7 @@ class Replicas:
             end=replace(told.end, epoch=end.epoch, node=placed.node.name, power=Power.OFF),
             peer_node=told.node,
             resynchronize=False,
+            trust_group=entry.trust_group,
         )
         await self._site.nodes.write(placed, turned)
         self._site.changed(vm_id)
@@ -310,6 +319,7 @@ class Replicas:
             every_ms=told.record.every_ms,
             points=told.record.points,
             consistent_every=told.record.consistent_every,
+            replication=told.record.replication,
             system=told.record.system,
             application=told.record.application,
         )

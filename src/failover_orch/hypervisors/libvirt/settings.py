@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = ["Injection", "LibvirtNode", "LibvirtSite", "PeerSite", "ReplicatedVm"]
+__all__ = ["BrokerAccess", "Injection", "LibvirtNode", "LibvirtSite", "PeerSite", "ReplicatedVm"]
 
 
 class Injection(StrEnum):
@@ -65,6 +65,16 @@ class ReplicatedVm:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerAccess:
+    """How the agent proves to the broker's API who it is, and what signed the API's certificate (else the system's)."""
+
+    token: str = field(default="", repr=False)
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LibvirtSite:
     """A site of libvirt nodes.
 
@@ -79,6 +89,7 @@ class LibvirtSite:
     """The replica broker's client access point, as the cluster's inventory tells it."""
     broker_url: str = ""
     """Where the broker's API answers, to ask for the place of a new replica."""
+    broker_access: BrokerAccess = BrokerAccess()
     networks: Mapping[str, str] = field(default_factory=dict)
     test_networks: Mapping[str, str] = field(default_factory=dict)
     listen: str = ""

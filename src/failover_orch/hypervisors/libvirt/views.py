@@ -75,7 +75,7 @@ class Views:
                 guest = self.guest(placed, of_the_copy=True)
                 seen = await _configured(guest, domain_xml.describe(placed.xml).adapters, copy.staged)
                 found = tuple(_with(adapter, seen) for adapter in found)
-            copy = replace(copy, power=placed.copy_power or Power.OFF, adapters=found)
+            copy = replace(copy, power=placed.copy_power or Power.OFF, adapters=found, node=self.copy_node(placed).name)
         return replace(end, node=placed.node.name, power=placed.power, adapters=adapters, copy=copy, settled_at_ms=0)
 
     async def _adapters(self, placed: Placed) -> tuple[EndAdapter, ...]:

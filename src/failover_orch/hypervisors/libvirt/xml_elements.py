@@ -29,7 +29,7 @@ __all__ = [
 
 
 def parsed(xml: str) -> ET.Element:
-    return ET.fromstring(xml)  # noqa: S314 - from libvirt, which has parsed it
+    return ET.fromstring(xml)  # noqa: S314 - from libvirt, which has parsed it, or looked at by `read_foreign`
 
 
 def text_of(element: ET.Element) -> str:

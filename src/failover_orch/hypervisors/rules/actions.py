@@ -54,7 +54,7 @@ _CAN_BE_COPIED_TO = frozenset(
 )
 """States of a replica that takes an initial replication or a resynchronisation."""
 _TO_THE_COPY = frozenset({Action.START_TEST, Action.DELETE_TEST})
-NOT_A_HYPERVISORS = frozenset({Action.RUN_SCRIPT, Action.CALL_HTTP})
+NOT_A_HYPERVISORS = frozenset({Action.RUN_SCRIPT, Action.CALL_HTTP, Action.APPLY_SETTINGS})
 
 
 def _is_failed_over_so(command: StepCommand, end: End) -> bool:

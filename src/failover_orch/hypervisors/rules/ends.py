@@ -48,7 +48,7 @@ class RecoveryPoint:
 
 @dataclass(frozen=True, slots=True)
 class IsolatedCopy:
-    """A test copy of a replica. It is where its replica is: a migration takes it along."""
+    """A test copy of a replica. It stays where its replica is: a move takes both along."""
 
     run_id: str
     wanted: WantedPoint
@@ -60,6 +60,8 @@ class IsolatedCopy:
     """Applied whenever it boots: nobody else changes its configuration."""
     power: Power = Power.OFF
     settled_at_ms: int = 0
+    node: str = ""
+    """The node it was found on; empty: its replica's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class End:
     missed_cycles: int = 0
     errors: int = 0
     latency_ms: int = 0
+    delivered_to: str = ""
+    """The node at which a primary's last cycle arrived; empty before the first."""
 
     @property
     def recovery_point(self) -> RecoveryPoint | None:

@@ -57,7 +57,7 @@ def _found_of_adapters(adapters: Sequence[EndAdapter], *, booted: bool) -> dict[
 def _found_of_copy(end: End, copy: IsolatedCopy) -> dict[str, str]:
     return {
         "test_network": copy.network,
-        "test/node": end.node,
+        "test/node": copy.node or end.node,
         "test/mode": str(ReplicationMode.TEST_REPLICA),
         "test/power": str(copy.power),
         "test/run": copy.run_id,

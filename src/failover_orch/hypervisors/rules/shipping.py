@@ -8,11 +8,11 @@ from dataclasses import replace
 from failover_orch.domain.terms import PointChoice, WantedPoint
 from failover_orch.hypervisors.rules.ends import End, EndAdapter, RecoveryPoint
 
-__all__ = ["bytes_ship_ms", "chosen", "fresh", "received", "replicated", "shipped", "with_point"]
+__all__ = ["CONSISTENT_EVERY", "bytes_ship_ms", "chosen", "fresh", "received", "replicated", "shipped", "with_point"]
 
 _BYTES_A_MILLISECOND = 100_000
 """What the replication link carries: 100 MB/s."""
-_CONSISTENT_EVERY = 4
+CONSISTENT_EVERY = 4
 """Every so many recovery points the guest is quiesced for one."""
 
 
@@ -26,16 +26,28 @@ def shipped(end: End, now_ms: int, latency_ms: int) -> End:
     return replace(end, last_replication_at_ms=now_ms, latency_ms=latency_ms, pending_bytes=0)
 
 
-def received(source: End, target: End, now_ms: int, latency_ms: int, *, points_kept: int) -> End:
+def received(
+    source: End,
+    target: End,
+    now_ms: int,
+    latency_ms: int,
+    *,
+    points_kept: int,
+    consistent_every: int = CONSISTENT_EVERY,
+) -> End:
     """The replica once everything pending at its primary is with it, which makes a recovery point."""
-    taken = with_point(shipped(target, now_ms, latency_ms), now_ms, points_kept)
+    taken = with_point(shipped(target, now_ms, latency_ms), now_ms, points_kept, consistent_every)
     return replace(taken, adapters=replicated(source, target))
 
 
-def with_point(end: End, now_ms: int, points_kept: int) -> End:
-    """The replica with a recovery point more; the oldest beyond `points_kept` are gone."""
+def with_point(end: End, now_ms: int, points_kept: int, consistent_every: int = CONSISTENT_EVERY) -> End:
+    """The replica with a recovery point more; the oldest beyond `points_kept` are gone.
+
+    Every so many are application-consistent; 0: none is.
+    """
     number = end.points_taken + 1
-    point = RecoveryPoint(f"rp-{number}", now_ms, application_consistent=number % _CONSISTENT_EVERY == 0)
+    consistent = consistent_every > 0 and number % consistent_every == 0
+    point = RecoveryPoint(f"rp-{number}", now_ms, application_consistent=consistent)
     return replace(end, recovery_points=(*end.recovery_points, point)[-points_kept:], points_taken=number)
 
 

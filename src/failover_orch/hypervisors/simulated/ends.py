@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from failover_orch.domain.inventory import VmInventory
 from failover_orch.domain.records import Action
+from failover_orch.errors import HypervisorError, StepFailed, StepRefused
 
-__all__ = ["Effect", "FaultKind", "PlacedVm"]
+__all__ = ["FAULTS", "Done", "Effect", "FaultKind", "PlacedVm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,21 @@ class FaultKind(StrEnum):
     FAIL = "fail"
     HANG = "hang"
     LOSE_ANSWER = "lose-answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a command inside its transaction."""
+
+    settled_at_ms: int = 0
+    error: HypervisorError | None = None
+    silent: bool = False
+    """No answer is to come."""
+    found: Mapping[str, str] = field(default_factory=dict)
+
+
+FAULTS: Mapping[FaultKind | None, Done] = {
+    FaultKind.REFUSE: Done(error=StepRefused("refused, as this simulated world was told to")),
+    FaultKind.FAIL: Done(error=StepFailed("failed, as this simulated world was told to")),
+    FaultKind.HANG: Done(silent=True),
+}

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TypeVar
 
 from failover_orch.domain.facts import ReplicationReport, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, NodeState
-from failover_orch.domain.records import Action, RoutingUpdate, StepCommand
+from failover_orch.domain.records import Action, Role, RoutingUpdate, StepCommand
 from failover_orch.domain.replication import ReplicationMode
+from failover_orch.domain.replication_settings import ReplicationServer, VmReplication
 from failover_orch.errors import ConfigError, HypervisorError, StepFailed, StepRefused
 from failover_orch.hypervisors.protocol import Capabilities, HostedVm, InjectionPoint, Observed, Power
 from failover_orch.hypervisors.rules.actions import decide
 from failover_orch.hypervisors.rules.ends import End
 from failover_orch.hypervisors.rules.findings import OF_THE_COPY, findings
 from failover_orch.hypervisors.rules.guest import IPV4, wants_lease
-from failover_orch.hypervisors.rules.reports import active, inventory, report
+from failover_orch.hypervisors.rules.reports import inventory, report
 from failover_orch.hypervisors.rules.surroundings import Change, Surroundings, fenced
 from failover_orch.hypervisors.simulated.cycles import replicate_due
-from failover_orch.hypervisors.simulated.ends import Effect, FaultKind
+from failover_orch.hypervisors.simulated.ends import FAULTS, Done, Effect, FaultKind
 from failover_orch.hypervisors.simulated.power import set_node
+from failover_orch.hypervisors.simulated.replication import (
+    apply_replication,
+    apply_server,
+    is_active,
+    points_of,
+    replications_at,
+    servers_at,
+)
 from failover_orch.hypervisors.simulated.store import Store, Transaction, real_clock
 
 __all__ = ["SimulatedHypervisor"]
+
+_Value = TypeVar("_Value")
 
 _BATCH = 500
 _LEASED_IPV4 = ip_network("198.18.0.0/15")
 """Leases come from the range set aside for such tests (RFC 2544), a /20 of it for each site."""
 _LEASED_IPV6 = ip_network("fd5e:a5e0::/32")
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What came of a command inside its transaction."""
-
-    settled_at_ms: int = 0
-    error: HypervisorError | None = None
-    silent: bool = False
-    """No answer is to come."""
-    found: Mapping[str, str] = field(default_factory=dict)
 
 
 class SimulatedHypervisor:
@@ -59,6 +59,9 @@ class SimulatedHypervisor:
         self._site = site
         self._clock = clock
         self._poll_s = poll_s
+        self._epochs: dict[str, int] = {}
+        self._delivers_to: dict[str, str] = {}
+        """Of each VM whose route is known, the node of its end at another site."""
         with self._store.transaction() as world:
             sites = world.sites()
             points_kept = world.points_kept
@@ -119,32 +122,65 @@ class SimulatedHypervisor:
                 await asyncio.sleep(self._poll_s)
 
     async def routed(self, update: RoutingUpdate) -> None:
-        """Nothing: in a simulated world what is sent finds its way."""
+        if self._epochs.get(update.vm_id, 0) < update.epoch:
+            others = (there for there in update.locations if there.site != self._site)
+            known = [there.node for there in others if there.node and there.role is not Role.UNKNOWN]
+            self._epochs[update.vm_id] = update.epoch
+            self._delivers_to[update.vm_id] = known[0] if known else ""
 
     async def published(self, position: int) -> None:
         await asyncio.to_thread(self._told, position)
 
-    def _perform(self, command: StepCommand) -> _Done:
+    async def apply_server(self, node: str, server: ReplicationServer) -> None:
+        await self._apply(lambda world: apply_server(world, self._site, node, server, self._clock()))
+
+    async def servers(self, nodes: Collection[str] = ()) -> Mapping[str, ReplicationServer | str]:
+        return await asyncio.to_thread(self._looked, lambda world: servers_at(world, self._site, nodes))
+
+    async def apply_replication(self, vm_id: str, replication: VmReplication) -> None:
+        await self._apply(lambda world: apply_replication(world, self._site, vm_id, replication))
+
+    async def replications(self) -> Mapping[str, VmReplication]:
+        return await asyncio.to_thread(self._looked, lambda world: replications_at(world, self._site))
+
+    def _looked(self, look: Callable[[Transaction], Mapping[str, _Value]]) -> Mapping[str, _Value]:
+        with self._store.transaction() as world:
+            return look(world) if world.sites()[self._site] else {}
+
+    def _applied(self, apply: Callable[[Transaction], Done]) -> Done:
+        with self._store.transaction() as world:
+            if not world.sites()[self._site]:
+                return Done(error=StepFailed(f"{self._site} has no power: nothing there can act"))
+            return apply(world)
+
+    async def _apply(self, apply: Callable[[Transaction], Done]) -> None:
+        done = await asyncio.to_thread(self._applied, apply)
+        if done.silent:
+            await asyncio.Event().wait()
+        if done.error is not None:
+            raise done.error
+
+    def _perform(self, command: StepCommand) -> Done:
         now = self._clock()
         with self._store.transaction() as world:
             if not world.sites()[self._site]:
-                return _Done(error=StepFailed(f"{self._site} has no power: nothing there can act"))
+                return Done(error=StepFailed(f"{self._site} has no power: nothing there can act"))
             end = world.end(command.vm_id, self._site)
             if end is None:
-                return _Done(error=StepRefused(f"{command.vm_id} is not known at {self._site}"))
+                return Done(error=StepRefused(f"{command.vm_id} is not known at {self._site}"))
             end = fenced(command, end)
             # Kept whatever comes of the action: a newer command is proof that the older ones are over.
             world.put_end(end)
             if world.took_effect(command, self._site):
-                return _Done(settled_at_ms=_settled_at_ms(end, command.action))
+                return Done(settled_at_ms=_settled_at_ms(end, command.action))
             fault = world.take_fault(command.vm_id, command.action)
-            if fault in _FAULTS:
-                return _FAULTS[fault]
+            if fault in FAULTS:
+                return FAULTS[fault]
             try:
                 change = self._change(world, command, end, now)
             except HypervisorError as error:
-                return _Done(error=error)
-            return _Done(
+                return Done(error=error)
+            return Done(
                 settled_at_ms=_settled_at_ms(change.end, command.action),
                 silent=fault is FaultKind.LOSE_ANSWER,
                 found=change.found,
@@ -168,7 +204,7 @@ class SimulatedHypervisor:
                 or all(other.accepts_replicas for other in world.clusters(peer.site) if other.cluster == peer.cluster),
                 leases=_leases(world, end, command.action),
                 closed_ports=frozenset(port for _, port in world.closed_ports(end.vm_id)),
-                points_kept=world.points_kept,
+                points_kept=points_of(world, end.vm_id)[0],
                 boot_ms=boot_ms,
                 shutdown_ms=shutdown_ms,
                 fences=tuple(fence for cluster in world.clusters(self._site) for fence in cluster.fences),
@@ -198,8 +234,8 @@ class SimulatedHypervisor:
         if command.action is Action.START and peer is not None and peer.power is Power.RUNNING:
             world.note_ran_twice(end.vm_id, now_ms)
         told = inventory(vm, change.end, peer, now_ms)
-        was_active = _active(world, end, peer)
-        if _active(world, change.end, change.peer or peer) and not (
+        was_active = is_active(world, end, peer)
+        if is_active(world, change.end, change.peer or peer) and not (
             was_active and told == inventory(vm, end, peer, now_ms)
         ):
             world.tell(self._site, told)
@@ -235,7 +271,7 @@ class SimulatedHypervisor:
                         power=end.power,
                         epoch=end.epoch,
                         frequency_s=vm.replication.frequency_s,
-                        active=_active(world, end, world.peer(end)),
+                        active=is_active(world, end, world.peer(end)),
                     )
                 )
             return tuple(hosted)
@@ -259,7 +295,7 @@ class SimulatedHypervisor:
         with self._store.transaction() as world:
             if not world.sites()[self._site]:
                 return ()
-            replicate_due(world, now, self._site)
+            replicate_due(world, now, self._site, routes=self._delivers_to)
             if announce:
                 self._announce(world, now)
             return world.untold(self._site, _BATCH)
@@ -283,19 +319,13 @@ class SimulatedHypervisor:
                     source=end.node,
                 )
                 world.tell(self._site, moved)
-            if _active(world, end, peer):
+            if is_active(world, end, peer):
                 world.tell(self._site, inventory(world.vm(end.vm_id), end, peer, now_ms))
 
     def _told(self, position: int) -> None:
         with self._store.transaction() as world:
             world.told(self._site, position)
 
-
-_FAULTS: Mapping[FaultKind | None, _Done] = {
-    FaultKind.REFUSE: _Done(error=StepRefused("refused, as this simulated world was told to")),
-    FaultKind.FAIL: _Done(error=StepFailed("failed, as this simulated world was told to")),
-    FaultKind.HANG: _Done(silent=True),
-}
 
 _SETTLES = frozenset({Action.START, Action.SHUT_DOWN, Action.CANCEL_FAILOVER})
 """Actions that are through only when the guest has booted or shut down."""
@@ -306,10 +336,6 @@ def _settled_at_ms(end: End, action: Action) -> int:
     if action is Action.START_TEST and end.copy is not None:
         return end.copy.settled_at_ms
     return end.settled_at_ms if action in _SETTLES else 0
-
-
-def _active(world: Transaction, end: End, peer: End | None) -> bool:
-    return active(end, peer, peer_reachable=peer is not None and world.link_up and world.sites()[peer.site])
 
 
 def _leases(world: Transaction, end: End, action: Action) -> dict[tuple[str, int], str]:

@@ -1,4 +1,4 @@
-"""Power in the simulated world: nodes that go down, and what ran on them."""
+"""Nodes of the simulated world that join, come up and go down, and what ran on them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TypeVar
 
-from failover_orch.domain.inventory import NodeState
+from failover_orch.domain.inventory import Node, NodeState
+from failover_orch.domain.replication_settings import ReplicationServer
+from failover_orch.errors import ConfigError, LookupFailed
 from failover_orch.hypervisors.protocol import Power
 from failover_orch.hypervisors.rules.ends import End, IsolatedCopy
 from failover_orch.hypervisors.simulated.store import Transaction
 
-__all__ = ["set_node", "switch_off"]
+__all__ = ["add_node", "set_node", "switch_off"]
 
 _Machine = TypeVar("_Machine", End, IsolatedCopy)
 
@@ -31,6 +33,26 @@ def set_node(world: Transaction, site: str, node: str, state: NodeState, now_ms:
     world.tell(cluster.site, changed)
     if state is NodeState.DOWN:
         switch_off(world, [end for end in world.ends(cluster.site) if end.node == node], now_ms)
+
+
+def add_node(world: Transaction, cluster: str, node: Node, now_ms: int) -> None:
+    """Have a node join a cluster, as it comes: it has not been enabled as a replication server.
+
+    Raises:
+        LookupFailed: there is no such cluster.
+        ConfigError: its site has a node of that name.
+
+    """
+    clusters = {known.cluster: known for known in world.clusters()}
+    if cluster not in clusters:
+        raise LookupFailed(f"there is no cluster {cluster!r}; clusters are {', '.join(clusters)}")
+    present = clusters[cluster]
+    if any(other.name == node.name for known in world.clusters(present.site) for other in known.nodes):
+        raise ConfigError(f"{present.site} has a node {node.name!r} already; give the new one another name")
+    world.put_server(present.site, node.name, ReplicationServer())
+    changed = replace(present, nodes=(*present.nodes, node), reported_at_ms=max(now_ms, present.reported_at_ms + 1))
+    world.put_cluster(changed)
+    world.tell(present.site, changed)
 
 
 def switch_off(world: Transaction, ends: Collection[End], now_ms: int) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from failover_orch.domain.facts import MoveKind, VmMoved
 from failover_orch.domain.inventory import ClusterInventory, Node, NodeState, VmInventory
 from failover_orch.domain.records import StepCommand
+from failover_orch.domain.replication_settings import ReplicationServer, VmReplication
 from failover_orch.errors import ConfigError, LookupFailed
 from failover_orch.hypervisors.protocol import Observation, Observed
 from failover_orch.hypervisors.rules.ends import End
@@ -28,7 +29,7 @@ __all__ = ["SCHEMA", "Store", "Transaction", "real_clock"]
 
 _Value = TypeVar("_Value")
 
-_VERSION = 2
+_VERSION = 3
 
 SCHEMA = f"""
 CREATE TABLE world (link_up INTEGER NOT NULL, boot_ms INTEGER NOT NULL, shutdown_ms INTEGER NOT NULL,
@@ -46,8 +47,10 @@ CREATE TABLE effects (number INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NU
                       action TEXT NOT NULL, run_id TEXT NOT NULL, step TEXT NOT NULL, attempt INTEGER NOT NULL,
                       value TEXT NOT NULL);
 CREATE INDEX effects_of_vm ON effects (vm_id, run_id);
-CREATE TABLE faults (number INTEGER PRIMARY KEY AUTOINCREMENT, vm_id TEXT NOT NULL, action TEXT NOT NULL,
+CREATE TABLE faults (number INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL, action TEXT NOT NULL,
                      kind TEXT NOT NULL, remaining INTEGER NOT NULL);
+CREATE TABLE servers (site TEXT NOT NULL, node TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (site, node));
+CREATE TABLE replications (vm_id TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE closed_ports (vm_id TEXT NOT NULL, port INTEGER NOT NULL, PRIMARY KEY (vm_id, port));
 CREATE TABLE silenced (vm_id TEXT PRIMARY KEY);
 CREATE TABLE ran_twice (vm_id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL);
@@ -174,7 +177,7 @@ class Transaction:
     # VMs and their ends
 
     def vm(self, vm_id: str) -> VmInventory:
-        """The VM as the world was created with it.
+        """The VM as the world was created with it, at the frequency that it replicates at now.
 
         Raises:
             LookupFailed: there is no such VM.
@@ -186,7 +189,7 @@ class Transaction:
         return _load(row[0], VmInventory)
 
     def put_vm(self, vm: VmInventory) -> None:
-        self._db.execute("INSERT INTO vms VALUES (?, ?)", (vm.vm_id, _dump(vm)))
+        self._db.execute("INSERT OR REPLACE INTO vms VALUES (?, ?)", (vm.vm_id, _dump(vm)))
 
     def ends(self, site: str = "", vm_id: str = "") -> tuple[End, ...]:
         rows = self._db.execute(
@@ -234,6 +237,24 @@ class Transaction:
             ),
         )
 
+    # Replication settings
+
+    def servers(self, site: str) -> dict[str, ReplicationServer]:
+        """What each node of the site accepts."""
+        rows = self._db.execute("SELECT node, value FROM servers WHERE site = ?", (site,))
+        return {node: _load(value, ReplicationServer) for node, value in rows}
+
+    def put_server(self, site: str, node: str, server: ReplicationServer) -> None:
+        self._db.execute("INSERT OR REPLACE INTO servers VALUES (?, ?, ?)", (site, node, _dump(server)))
+
+    def replication(self, vm_id: str) -> VmReplication | None:
+        """How the VM was last told to replicate; None where it never was. Its frequency is that of `vm`."""
+        row = self._db.execute("SELECT value FROM replications WHERE vm_id = ?", (vm_id,)).fetchone()
+        return None if row is None else _load(row[0], VmReplication)
+
+    def put_replication(self, vm_id: str, replication: VmReplication) -> None:
+        self._db.execute("INSERT OR REPLACE INTO replications VALUES (?, ?)", (vm_id, _dump(replication)))
+
     # Leases
 
     def lease_number(self, site: str, vm_id: str, adapter_id: str) -> tuple[int, int]:
@@ -265,16 +286,17 @@ class Transaction:
         )
         return tuple(_load(row[0], Effect) for row in rows)
 
-    def add_fault(self, vm_id: str, action: str, kind: FaultKind, times: int) -> None:
+    def add_fault(self, subject: str, action: str, kind: FaultKind, times: int) -> None:
         self._db.execute(
-            "INSERT INTO faults (vm_id, action, kind, remaining) VALUES (?, ?, ?, ?)", (vm_id, action, kind, times)
+            "INSERT INTO faults (subject, action, kind, remaining) VALUES (?, ?, ?, ?)", (subject, action, kind, times)
         )
 
-    def take_fault(self, vm_id: str, action: str) -> FaultKind | None:
-        """The fault that is due for this action of the VM, used up by one."""
+    def take_fault(self, subject: str, action: str) -> FaultKind | None:
+        """The fault that is due for this action of the VM, or of the node (`site/node`), used up by one."""
         row = self._db.execute(
-            "SELECT number, kind FROM faults WHERE vm_id = ? AND action = ? AND remaining > 0 ORDER BY number LIMIT 1",
-            (vm_id, action),
+            "SELECT number, kind FROM faults WHERE subject = ? AND action = ? AND remaining > 0 "
+            "ORDER BY number LIMIT 1",
+            (subject, action),
         ).fetchone()
         if row is None:
             return None

@@ -19,12 +19,14 @@ from failover_orch.hypervisors.rules.shipping import with_point
 from failover_orch.hypervisors.simulated.cycles import replicate_due
 from failover_orch.hypervisors.simulated.ends import Effect, FaultKind, PlacedVm
 from failover_orch.hypervisors.simulated.power import set_node, switch_off
+from failover_orch.hypervisors.simulated.replication import default_server
+from failover_orch.hypervisors.simulated.settings_hand import SettingsHand
 from failover_orch.hypervisors.simulated.store import SCHEMA, Store, Transaction, connect, real_clock
 
 __all__ = ["SimulatedWorld"]
 
 
-class SimulatedWorld:
+class SimulatedWorld(SettingsHand):
     """A world file, opened to play with. Each call is one transaction, seen at once by every agent of the world."""
 
     def __init__(self, path: Path | str, *, clock: Callable[[], int] = real_clock) -> None:
@@ -34,8 +36,7 @@ class SimulatedWorld:
             ConfigError: there is no such file, or it is not a world.
 
         """
-        self._store = Store(path)
-        self._clock = clock
+        super().__init__(Store(path), clock)
 
     @classmethod
     def create(
@@ -377,6 +378,8 @@ def _write(
             connection.execute("INSERT INTO sites VALUES (?, 1, ?)", (site, number))
         for cluster in clusters:
             world.put_cluster(replace(cluster, reported_at_ms=now_ms))
+            for node in cluster.nodes:
+                world.put_server(cluster.site, node.name, default_server(cluster, node))
         for placed in vms:
             world.put_vm(placed.inventory)
             for end in _created(world, placed, now_ms):
