@@ -21,6 +21,7 @@ import random
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ import msgspec
 import orjson
 import uvloop
 
-__all__ = ["Findings", "Given", "Loss", "Second", "Task", "run", "sweep"]
+__all__ = ["Findings", "Given", "Loss", "Second", "Task", "run", "run_apart", "sweep"]
 
 HOST = "127.0.0.1"
 TICK_S = 0.004
@@ -462,6 +463,28 @@ async def sweep(port: int, task: Task) -> dict[str, tuple[int, str]]:
 async def run(task: Task) -> Findings:
     """Carry a task out, in this process."""
     return await _Client(task).run()
+
+
+async def run_apart(task: Task) -> Findings:
+    """Carry a task out in a process of its own.
+
+    Raises:
+        RuntimeError: it did not come to its end.
+
+    """
+    with tempfile.TemporaryFile() as output:
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, stdin=asyncio.subprocess.PIPE, stdout=output
+        )
+        try:
+            await client.communicate(msgspec.json.encode(task))
+        finally:
+            if client.returncode is None:
+                client.kill()
+        if client.returncode:
+            raise RuntimeError(f"the client ended with status {client.returncode}")
+        output.seek(0)
+        return msgspec.json.decode(output.read(), type=Findings)
 
 
 def main() -> None:

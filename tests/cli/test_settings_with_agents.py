@@ -111,7 +111,7 @@ def test_settings_reach_every_node_and_are_kept_and_a_node_that_refuses_is_named
 def test_a_vm_replicates_as_it_is_told(sites: Path, invoke: Invoke) -> None:
     once(lambda: invoke("vm", "list", "--application", "erp").stdout, lambda listed: listed.count("Normal") > 1)
     told = invoke(
-        *("settings", "set", "--vm", "erp-db-1", "frequency_s=30s", "recovery_points=4", *BY),
+        *("settings", "set", "--vm", "erp-db-1", "frequency_s=15m", "recovery_points=4", *BY),
         *("--wait", "--timeout", WITHIN_S),
     )
     assert told.exit_code == 0, told.output

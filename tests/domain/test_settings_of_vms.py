@@ -22,13 +22,13 @@ from failover_orch.domain.replication_settings import (
 from failover_orch.domain.state import KeptSettings
 from standing_state import NOW, Told, asked, carry_out, fold, moment, standing
 
-WANTED = VmReplication(frequency_s=30)
+WANTED = VmReplication(frequency_s=900)
 IN_SYNC = Standing.IN_SYNC
 KEY = "settings/vm/vm-1"
 
 
 def change(vm_id: str = "vm-1", *, change_id: str = "", **changes: str) -> SettingsChange:
-    changes = changes or {"frequency_s": "30s"}
+    changes = changes or {"frequency_s": "15m"}
     return SettingsChange(SettingsScope.VM, vm_id, changes, "alice", "CHG-1", NOW, change_id=change_id)
 
 
@@ -59,6 +59,12 @@ def test_a_vm_is_told_where_it_is_active(told: Told) -> None:
     assert (revision.version, revision.replication, revision.changed) == (1, WANTED, ("frequency_s",))
     last = told.of(SettingsStanding)[-1]
     assert (last.node, last.standing, last.applied) == ("p1", Standing.IN_SYNC, 1)
+
+
+def test_the_first_change_does_not_slow_a_vm_down_that_it_does_not_say_so_of() -> None:
+    """Nobody has set anything before, and the VM replicates every 30 seconds: its inventory says so."""
+    (command,) = commands(carry_out(standing(), change(recovery_points="4")))
+    assert command.replication == VmReplication(frequency_s=30, recovery_points=4)
 
 
 def test_a_vm_that_is_not_known_is_refused() -> None:
@@ -95,7 +101,7 @@ def test_within_its_site_a_vm_takes_its_settings_along(told: Told) -> None:
 
 
 def test_a_change_made_while_a_run_has_the_vm_waits_for_its_end(told: Told) -> None:
-    after = carry_out(told.state, asked(FailoverKind.PLANNED), change(frequency_s="15m"))
+    after = carry_out(told.state, asked(FailoverKind.PLANNED), change(frequency_s="30s"))
     assert [(command.site, command.node, command.epoch) for command in commands(after)] == [("dr", "d1", 2)]
     assert after.of(StepCommand)[-1].action is Action.APPLY_SETTINGS
     assert [said.standing for said in after.of(SettingsStanding)] == [Standing.APPLYING, Standing.APPLYING, IN_SYNC]
@@ -105,12 +111,12 @@ def test_a_change_made_while_a_run_fails_is_told_where_the_vm_has_stayed(told: T
     def answers(command: StepCommand) -> StepOutcome:
         return StepOutcome.REFUSED if command.action is Action.PREPARE else StepOutcome.DONE
 
-    after = carry_out(told.state, asked(FailoverKind.PLANNED), change(frequency_s="15m"), answers=answers)
+    after = carry_out(told.state, asked(FailoverKind.PLANNED), change(frequency_s="30s"), answers=answers)
     assert [(command.site, command.epoch) for command in commands(after)] == [("primary", 2)]
 
 
 def test_time_alone_does_not_tell_a_vm_that_a_run_has_in_hand(told: Told) -> None:
-    state = fold(told.state, asked(FailoverKind.PLANNED), change(frequency_s="15m"))
+    state = fold(told.state, asked(FailoverKind.PLANNED), change(frequency_s="30s"))
     looked = tick(state, KEY, moment(due_ms(state[KEY])))
     assert not looked.outputs
     later = looked.kept[KEY]

@@ -305,9 +305,10 @@ def test_vms_at_home_in_a_cluster_could_not_come_back_to_it() -> None:
 
 def test_a_vms_own_change_touches_the_vm() -> None:
     wanted = vm_change(frequency_s="30s", on_drift="CORRECT")
-    assert effects(wanted) == [
-        SettingsEffect("", "vm-1", "is told frequency_s 30s, on_drift CORRECT, where it is active")
-    ]
+    current = SettingsRevision(SettingsScope.VM, "vm-1", 1, (), "bob", "x", 1, replication=VmReplication())
+    said = "is told frequency_s 30s, on_drift CORRECT"
+    assert effects(wanted, current) == [SettingsEffect("", "vm-1", f"{said}, where it is active")]
+    assert effects(wanted) == [SettingsEffect("", "vm-1", f"{said}, and of all else the defaults, where it is active")]
 
 
 def test_the_same_port_map_twice_is_no_change_of_ports() -> None:

@@ -169,13 +169,13 @@ async def test_an_answer_without_end_or_that_leads_elsewhere(
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
         url, password = f"https://127.0.0.1:{server.server_address[1]}", password_file(tmp_path)
-        fence = RedfishFence(
-            "primary", "p1", url, "admin", password, ca_file=certificate, login=Login.BASIC, pace=SHORT
-        )
+        fence = RedfishFence("primary", "p1", url, "admin", password, ca_file=certificate, login=Login.BASIC)
+        switch = redfish.RedfishSwitch(fence)
         try:
             with pytest.raises(FenceFailed, match=sentence):
-                await fence_agent(fence).cut(P1)
+                await switch.read(P1)
         finally:
+            await switch.let_go()
             enough.set()
             server.shutdown()
             serving.join()

@@ -18,8 +18,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from failover_orch.config import Settings
 from failover_orch.contract import Codec
 from failover_orch.domain import AccessRole, Grant, MoveKind, VmMoved
@@ -30,13 +28,12 @@ ROOT = Path(__file__).parents[2]
 # The client belongs to the benchmarks, the workers and the oracle to the chaos tests.
 sys.path += [folder for folder in (str(ROOT), str(ROOT / "tests" / "streams")) if folder not in sys.path]
 
-from benchmarks.lookup_client import Findings, Task, sweep  # noqa: E402 (found by the line above)
+from benchmarks.lookup_client import Findings, Task, run_apart, sweep  # noqa: E402 (found by the line above)
 from chaos import Oracle  # noqa: E402 (found by the line above)
 from workers import Supervised, Workers, running_workers  # noqa: E402 (found by the line above)
 
 __all__ = ["SITES", "Fault", "Installation", "Load", "Outcome", "running"]
 
-CLIENT = ROOT / "benchmarks" / "lookup_client.py"
 SITES = ("primary", "dr")
 SITE = "dr"
 NODES = 5
@@ -183,7 +180,7 @@ class Installation:
                     assert routes == self.told.routes(), f"{who} knows {len(routes)} routes of {len(self._vm_ids)} VMs"
                 moving = asyncio.create_task(self._move(publisher))
                 try:
-                    findings, faults = await asyncio.gather(self._look_up(), self._strike())
+                    findings, faults = await asyncio.gather(run_apart(self._task()), self._strike())
                 finally:
                     moving.cancel()
                     await asyncio.gather(moving, return_exceptions=True)
@@ -206,18 +203,6 @@ class Installation:
     def _any(self) -> str:
         hot = self._chance.random() < 0.5
         return self._vm_ids[self._chance.randrange(self._load.hot if hot else self._load.vms)]
-
-    async def _look_up(self) -> Findings:
-        client = await asyncio.create_subprocess_exec(
-            sys.executable, str(CLIENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            output, _ = await client.communicate(msgspec.json.encode(self._task()))
-        finally:
-            if client.returncode is None:
-                client.kill()
-        assert client.returncode == 0
-        return msgspec.json.decode(output, type=Findings)
 
     def _task(self) -> Task:
         load = self._load

@@ -109,7 +109,7 @@ from failover_orch.worker import run_worker
 
 app.REQUEST_TIMEOUT_S = 6.0
 
-async def start_client(client):
+async def start_client(client, bootstrap):
     # As when a broker is paused: it goes on to the end, though the caller be cancelled.
     connecting = asyncio.ensure_future(asyncio.sleep(3600))
     while not connecting.done():

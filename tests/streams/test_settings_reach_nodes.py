@@ -236,10 +236,7 @@ def _assigns(event: Mapping[str, Any]) -> bool:
 
 def _shared_out(agents: Supervised, partitions: int) -> bool:
     """Whether each partition of the site's commands is with one of its two agents."""
-    assigned = [
-        [event.get("fields", {}).get("partitions", []) for event in agents.said(number) if _assigns(event)]
-        for number in (0, 1)
-    ]
+    assigned = [[event.get("partitions", []) for event in agents.said(number) if _assigns(event)] for number in (0, 1)]
     return all(assigned) and sorted(one for each in assigned for one in each[-1]) == list(range(partitions))
 
 

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from failover_orch.config import Settings
 from failover_orch.contract import state_topic
 from failover_orch.domain import (
+    AccessToken,
     AutomaticRuns,
     Brake,
     ChainHead,
     Clusters,
+    KeptSettings,
     Observers,
     PlanReadiness,
     PlanRun,
@@ -40,6 +42,8 @@ KINDS: dict[str, type] = {
     "plan": RecoveryPlan,
     "plan-readiness": PlanReadiness,
     "policy": Policy,
+    "settings": KeptSettings,
+    "token": AccessToken,
     "chain": ChainHead,
 }
 ALONE: dict[str, type] = {"clusters": Clusters, "evidence": Observers, "brake": Brake, "automatic-runs": AutomaticRuns}

@@ -44,7 +44,10 @@ def change_effects(
     if merged.findings or (current is not None and not merged.changed):
         return ()
     if merged.server is None:
-        said = ", ".join(f"{name} {_text(merged, change, name)}" for name in merged.changed) or "the defaults"
+        said = ", ".join(f"{name} {_text(merged, change, name)}" for name in merged.changed) or "nothing new"
+        if current is None:
+            # The first change is the VM's whole settings from then on.
+            said += ", and of all else the defaults"
         return (SettingsEffect("", change.target, f"is told {said}, where it is active"),)
     cluster = next((one for one in clusters if one.cluster == change.target), None)
     before = current.server if current is not None and current.server is not None else None

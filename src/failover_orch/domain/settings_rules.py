@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.replication import REPLICATION_FREQUENCIES_S
 from failover_orch.domain.replication_settings import (
     AcceptedAuthentication,
     NodePort,
@@ -41,7 +42,7 @@ from failover_orch.domain.replication_settings import (
     SettingsScope,
     VmReplication,
 )
-from failover_orch.domain.settings_catalogue import ON_DRIFT, find_setting, value_in
+from failover_orch.domain.settings_catalogue import ON_DRIFT, Setting, find_setting
 from failover_orch.domain.settings_forms import write_instant
 from failover_orch.errors import ConfigError
 
@@ -85,9 +86,10 @@ def merge_settings(
 ) -> Merged:
     """Make a change of what was last accepted (`current`, None: nothing yet).
 
-    `clusters` are all that are known, `vm` is the VM that the change is for, if it is for one.
+    `clusters` are all that are known, `vm` is the VM that the change is for, if it is for one. The first change begins
+    from the defaults, but for how often a VM replicates: its inventory tells that.
     """
-    unchanged = _settings(current, change.scope)
+    unchanged = _settings(current, change.scope, vm)
     findings = list(_about_the_change(current, change, vm))
     values: dict[str, Any] = {}
     for name, text in change.changes.items():
@@ -101,7 +103,7 @@ def merge_settings(
         except ConfigError as error:
             findings.append(SettingFinding("C5", name, f"{name}: {error}"))
             continue
-        if not setting.same(value, value_in(current, setting)):
+        if not setting.same(value, _value(unchanged, setting)):
             values[name] = value
     if findings:
         return replace(unchanged, findings=tuple(findings))
@@ -113,12 +115,21 @@ def merge_settings(
     return replace(unchanged, findings=tuple(findings)) if findings else merged
 
 
-def _settings(current: SettingsRevision | None, scope: SettingsScope) -> Merged:
+def _settings(current: SettingsRevision | None, scope: SettingsScope, vm: VmInventory | None) -> Merged:
     if current is not None and (current.server or current.replication):
         return Merged(current.server, current.replication, current.on_drift)
     if scope is SettingsScope.CLUSTER:
         return Merged(ReplicationServer(), None, OnDrift.ALERT)
-    return Merged(None, VmReplication(), OnDrift.ALERT)
+    first = VmReplication()
+    if vm is not None and vm.replication.frequency_s in REPLICATION_FREQUENCIES_S:
+        # Who sets something else is not to slow the VM down unawares.
+        first = replace(first, frequency_s=vm.replication.frequency_s)
+    return Merged(None, first, OnDrift.ALERT)
+
+
+def _value(settings: Merged, setting: Setting) -> Any:
+    of = settings.server or settings.replication
+    return settings.on_drift if of is None or setting.name == ON_DRIFT else setting.of(of)
 
 
 def _with(settings: Merged, values: Mapping[str, Any]) -> Merged:

@@ -153,14 +153,8 @@ class RedfishSwitch:
 
     async def _send(self, client: httpx.AsyncClient, method: str, path: str, body: _Json | None) -> httpx.Response:
         try:
-            # As it came, and so much of it: what is packed may unpack to any size.
-            headers = {"Accept-Encoding": "identity"}
-            async with asyncio.timeout(_CALL_S), client.stream(method, path, json=body, headers=headers) as answer:
-                content = b""
-                async for part in answer.aiter_raw():
-                    content += part
-                    if len(content) > _LARGEST:
-                        raise FenceFailed(f"{self.source} gives more than {_LARGEST} bytes to {method} {path}")
+            async with client.stream(method, path, json=body, headers={"Accept-Encoding": "identity"}) as answer:
+                content = await self._content(answer, f"{method} {path}")
             return httpx.Response(answer.status_code, headers=_unpacked(answer.headers), content=content)
         except (TimeoutError, httpx.TimeoutException):
             raise FenceFailed(f"{self.source} did not answer {method} {path} within {_CALL_S:g} s") from None
@@ -168,6 +162,16 @@ class RedfishSwitch:
             if reason := _not_trusted(error):
                 raise FenceRefused(f"the certificate of {self.source} is not trusted: {reason}") from None
             raise FenceFailed(f"{self.source} does not answer: {error or type(error).__name__}") from None
+
+    async def _content(self, answer: httpx.Response, what: str) -> bytes:
+        """An answer's body as it came, and no more than there can be: what is packed may unpack to any size."""
+        content = b""
+        async with asyncio.timeout(_CALL_S):
+            async for part in answer.aiter_raw():
+                content += part
+                if len(content) > _LARGEST:
+                    raise FenceFailed(f"{self.source} gives more than {_LARGEST} bytes to {what}")
+        return content
 
     def _understood(self, answer: httpx.Response, what: str) -> _Json:
         settings = self._settings

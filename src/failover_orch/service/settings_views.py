@@ -7,7 +7,7 @@ A target is a cluster by its name, or a VM by its id. Values are texts, as the c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from failover_orch.domain import (
@@ -233,8 +233,10 @@ def settings_change_view(model: ReadModel, change: SettingsChange) -> SettingsCh
     clusters = model.clusters()
     vms = [vm.inventory for vm in model.vms() if vm.inventory is not None]
     vm = next((one for one in vms if one.vm_id == change.target), None)
-    merged = merge_settings(current, change, clusters, vm if change.scope is SettingsScope.VM else None)
-    before = _texts(current, change.scope)
+    vm = vm if change.scope is SettingsScope.VM else None
+    merged = merge_settings(current, change, clusters, vm)
+    # What a first change begins from is for the rules to say: it is not all defaults.
+    before = _merged_texts(change, merge_settings(current, replace(change, changes={}), clusters, vm))
     return SettingsChangeView(
         as_of=as_of(model),
         scope=change.scope,
