@@ -43,7 +43,7 @@ virtual-machines: $(VENV)/ready
 
 check: $(VENV)/ready ## formatting, lint, types; locks, licences, known vulnerabilities
 	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/mypy
 	@PYTHONPATH=tests $(BIN)/python -m supply_chain
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 import pytest
-from certificates_for_tests import Authority
 
+from certificates_for_tests import Authority
 from failover_orch.errors import StepFailed
 from failover_orch.hypervisors.libvirt import BrokerAccess
 from failover_orch.hypervisors.libvirt.placing import ask_for_node

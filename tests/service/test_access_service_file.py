@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from certificates_for_tests import Authority
 
+from certificates_for_tests import Authority
 from failover_orch.domain import AccessRole, Grant
 from failover_orch.errors import ServiceFileError
 from failover_orch.service.access import AttemptLimit, ServiceFile, is_loopback, load_service_file

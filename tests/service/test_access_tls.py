@@ -17,8 +17,8 @@ import orjson
 import pytest
 import uvicorn
 import uvloop
-from certificates_for_tests import Authority, Pair
 
+from certificates_for_tests import Authority, Pair
 from failover_orch.domain import AccessRole, Grant
 from failover_orch.errors import ConfigError, Unauthenticated
 from failover_orch.service.access import (
