@@ -20,6 +20,8 @@ from supply_chain import bill, foreign_parts, licences, locks, vulnerabilities
 ROOT = Path(__file__).parents[2]
 SHIPPED, DEVELOPMENT = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
 OURS = (Requirement("failover-orch"),)
+LIBVIRT = {name: ["libvirt-python"] for name in ("libvirt", "libvirt_qemu", "libvirtaio")}
+"""Its modules: installed by `make virtual-machines` alone, where libvirt is."""
 JAR_LIST = ROOT / "src" / "failover_orch" / "kafka" / "jars.sha256"
 
 
@@ -56,7 +58,7 @@ def check_locks() -> Iterator[str]:
         if not told.intersection(finding.split()):
             yield finding
     yield from locks.between(shipped, development)
-    providers = metadata.packages_distributions()
+    providers = {**LIBVIRT, **metadata.packages_distributions()}
     yield from locks.unasked(locks.imported(ROOT / "src"), (*asked.shipped, *asked.extras), providers)
     others = {**locks.imported(ROOT / "tests"), **locks.imported(ROOT / "benchmarks")}
     others = {name: path for name, path in others.items() if not (ROOT / name).is_dir()}
