@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import Generic, TypeVar
 
 import yaml
 
-from failover_orch.errors import Mistake
+from failover_orch.errors import FileError, Mistake
 
-__all__ = ["IDENTIFIER", "Entry", "Notes", "Pattern", "Register", "compose", "did_you_mean", "read_text"]
+__all__ = ["IDENTIFIER", "Entry", "Notes", "Pattern", "Register", "did_you_mean", "read_file"]
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -72,7 +73,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-def read_text(path: Path, notes: Notes) -> str:
+def _read_text(path: Path, notes: Notes) -> str:
     """What a file holds; empty, with a mistake noted, where it cannot be read or is no text."""
     try:
         return path.read_bytes().decode("utf-8")
@@ -84,7 +85,31 @@ def read_text(path: Path, notes: Notes) -> str:
     return ""
 
 
-def compose(text: str, notes: Notes, *, expected: str) -> yaml.Node | None:
+def read_file(
+    path: str | Path,
+    *,
+    keys: Collection[str],
+    expected: str,
+    make: Callable[[Entry, Notes], _Made | None],
+    error: type[FileError],
+) -> _Made:
+    """What `make` makes of a file's top level, which has these `keys`; None from it where it cannot go on.
+
+    Raises:
+        FileError: of the class `error`: the file cannot be read or has mistakes; every one of them is listed.
+
+    """
+    notes = Notes()
+    text = _read_text(Path(path), notes)
+    node = None if notes.mistakes else _compose(text, notes, expected=expected)
+    root = None if node is None else Entry(node, "", notes, keys)
+    made = None if root is None or root.broken else make(root, notes)
+    if made is None or notes.mistakes:
+        raise error(str(path), sorted(set(notes.mistakes)))
+    return made
+
+
+def _compose(text: str, notes: Notes, *, expected: str) -> yaml.Node | None:
     """The file's node tree, or None with a mistake noted; `expected` says what a file that is empty should hold."""
     try:
         # BaseLoader: nothing is resolved or constructed, a scalar keeps the text that was written.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -94,14 +94,8 @@ def create(
     """
     with reported():
         names = _user_names(user_prefix, users)
-        wanted, report = asyncio.run(_create(bootstrap, sites or SITES, replication, partitions))
-        usable = _show_topics(wanted, report)
-        if acls:
-            known = settings(bootstrap)
-            made = asyncio.run(create_acls(known.bootstrap, wanted_acls(known, sites or SITES, names)))
-            usable &= _show_acls(made)
-        if not usable:
-            raise typer.Exit(1)
+        known = _known(bootstrap, partitions)
+        asyncio.run(_compare(known, sites or SITES, replication, names if acls else None, create_topics, create_acls))
 
 
 @app.command()
@@ -120,14 +114,8 @@ def check(
     """
     with reported():
         names = _user_names(user_prefix, users)
-        wanted, report = asyncio.run(_check(bootstrap, sites or SITES, replication, partitions))
-        usable = _show_topics(wanted, report)
-        if acls:
-            known = settings(bootstrap)
-            found = asyncio.run(check_acls(known.bootstrap, wanted_acls(known, sites or SITES, names)))
-            usable &= _show_acls(found)
-        if not usable:
-            raise typer.Exit(1)
+        known = _known(bootstrap, partitions)
+        asyncio.run(_compare(known, sites or SITES, replication, names if acls else None, check_topics, check_acls))
 
 
 @app.command("acls")
@@ -145,28 +133,26 @@ def show_acls(
             console.print(_acls_table("", wanted))
 
 
-async def _create(
-    bootstrap: str | None, sites: Sequence[str], replication: int | None, partitions: int | None
-) -> tuple[list[DesiredTopic], TopicsReport]:
-    address, desired = await _desired(bootstrap, sites, replication, partitions)
-    return desired, await create_topics(address, desired)
-
-
-async def _check(
-    bootstrap: str | None, sites: Sequence[str], replication: int | None, partitions: int | None
-) -> tuple[list[DesiredTopic], TopicsReport]:
-    address, desired = await _desired(bootstrap, sites, replication, partitions)
-    return desired, await check_topics(address, desired)
-
-
-async def _desired(
-    bootstrap: str | None, sites: Sequence[str], replication: int | None, partitions: int | None
-) -> tuple[str, list[DesiredTopic]]:
+def _known(bootstrap: str | None, partitions: int | None) -> Settings:
     known = settings(bootstrap)
-    if partitions is not None:
-        known = dataclasses.replace(known, partitions=partitions)
-    copies = replication or await default_replication(known.bootstrap)
-    return known.bootstrap, desired_topics(known, sites, copies)
+    return known if partitions is None else dataclasses.replace(known, partitions=partitions)
+
+
+async def _compare(
+    known: Settings,
+    sites: Sequence[str],
+    replication: int | None,
+    names: UserNames | None,
+    topics: Callable[[str, Sequence[DesiredTopic]], Awaitable[TopicsReport]],
+    acls: Callable[[str, Sequence[Acl]], Awaitable[AclsReport]],
+) -> None:
+    """Make or check the topics and, with `names`, the ACLs; show what there is. Exit code 1 where that will not do."""
+    desired = desired_topics(known, sites, replication or await default_replication(known.bootstrap))
+    usable = _show_topics(desired, await topics(known.bootstrap, desired))
+    if names is not None:
+        usable &= _show_acls(await acls(known.bootstrap, wanted_acls(known, sites, names)))
+    if not usable:
+        raise typer.Exit(1)
 
 
 def _user_names(prefix: str, named: Sequence[str] | None) -> UserNames:

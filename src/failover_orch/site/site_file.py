@@ -16,7 +16,7 @@ from failover_orch.site.allowed import Allowed
 from failover_orch.site.site_file_fences import FENCE_KEYS, read_fences
 from failover_orch.site.site_file_libvirt import LIBVIRT_KEYS, read_libvirt
 from failover_orch.site.site_file_values import ANY_NAME, Here
-from failover_orch.yaml_reading import IDENTIFIER, Entry, Notes, compose, read_text
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Notes, read_file
 
 if TYPE_CHECKING:
     from failover_orch.hypervisors.hyperv import HyperVSite
@@ -71,22 +71,18 @@ def load_site_file(path: str | Path) -> SiteFile:
         SiteFileError: the file cannot be read or has mistakes; every one of them is listed.
 
     """
-    notes = Notes()
-    file = _read(Path(path), notes)
-    if file is None or notes.mistakes:
-        raise SiteFileError(str(path), sorted(set(notes.mistakes)))
-    return file
+    directory = Path(path).absolute().parent
+    return read_file(
+        path,
+        keys=ROOT_KEYS,
+        expected="site and hypervisor",
+        make=lambda root, notes: _read(root, directory, notes),
+        error=SiteFileError,
+    )
 
 
-def _read(path: Path, notes: Notes) -> SiteFile | None:
-    text = read_text(path, notes)
-    node = None if notes.mistakes else compose(text, notes, expected="site and hypervisor")
-    if node is None:
-        return None
-    root = Entry(node, "", notes, ROOT_KEYS)
-    if root.broken:
-        return None
-    here = Here(root.text("site", pattern=IDENTIFIER), path.absolute().parent)
+def _read(root: Entry, directory: Path, notes: Notes) -> SiteFile | None:
+    here = Here(root.text("site", pattern=IDENTIFIER), directory)
     agent = _agent(root, here)
     hypervisor = _hypervisor(root, here)
     peers = None if hypervisor is None or notes.mistakes else _nodes_of_peers(hypervisor)

@@ -24,7 +24,7 @@ from failover_orch.topology.model import Topology
 from failover_orch.topology.policies import POLICY_KEYS, add_policy
 from failover_orch.topology.recovery_plans import PLAN_KEYS, add_recovery_plan
 from failover_orch.topology.replication import check_replication
-from failover_orch.yaml_reading import Entry, Notes, Register, compose, read_text
+from failover_orch.yaml_reading import Entry, Notes, Register, read_file
 
 __all__ = ["load"]
 
@@ -61,22 +61,11 @@ def load(path: str | Path) -> Topology:
         TopologyError: the file cannot be read or has mistakes; every one of them is listed.
 
     """
-    notes = Notes()
-    topology = _read(read_text(Path(path), notes), notes)
-    if topology is None or notes.mistakes:
-        raise TopologyError(str(path), sorted(set(notes.mistakes)))
-    return topology
+    expected = "sites, clusters, networks and vms"
+    return read_file(path, keys=_SECTIONS, expected=expected, make=_read, error=TopologyError)
 
 
-def _read(text: str, notes: Notes) -> Topology | None:
-    if notes.mistakes:
-        return None
-    node = compose(text, notes, expected="sites, clusters, networks and vms")
-    if node is None:
-        return None
-    root = Entry(node, "", notes, _SECTIONS)
-    if root.broken:
-        return None
+def _read(root: Entry, notes: Notes) -> Topology | None:
     declared = _declared(root)
     house = declared.house
     if notes.mistakes:

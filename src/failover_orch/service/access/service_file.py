@@ -16,7 +16,7 @@ from failover_orch.service.access.attempts import AttemptLimit
 from failover_orch.service.access.key_source import ALGORITHMS
 from failover_orch.service.access.oidc import ClaimGrants, OidcSettings
 from failover_orch.service.access.tls import TlsFiles
-from failover_orch.yaml_reading import IDENTIFIER, Entry, Notes, Pattern, compose, read_text
+from failover_orch.yaml_reading import IDENTIFIER, Entry, Notes, Pattern, read_file
 
 __all__ = ["ServiceFile", "is_loopback", "load_service_file"]
 
@@ -57,11 +57,14 @@ def load_service_file(path: str | Path) -> ServiceFile:
         ServiceFileError: the file cannot be read or has mistakes; every one of them is listed.
 
     """
-    notes = Notes()
-    file = _read(Path(path), notes)
-    if file is None or notes.mistakes:
-        raise ServiceFileError(str(path), sorted(set(notes.mistakes)))
-    return file
+    directory = Path(path).absolute().parent
+    return read_file(
+        path,
+        keys=ROOT_KEYS,
+        expected="listen, tls, oidc or certificates",
+        make=lambda root, notes: _read(root, directory, notes),
+        error=ServiceFileError,
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -72,15 +75,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _read(path: Path, notes: Notes) -> ServiceFile | None:
-    text = read_text(path, notes)
-    node = None if notes.mistakes else compose(text, notes, expected="listen, tls, oidc or certificates")
-    if node is None:
-        return None
-    root = Entry(node, "", notes, ROOT_KEYS)
-    if root.broken:
-        return None
-    directory = path.absolute().parent
+def _read(root: Entry, directory: Path, notes: Notes) -> ServiceFile:
     default = ServiceFile()
     host, port = _listen(root, default)
     tls = _tls(root, directory)
