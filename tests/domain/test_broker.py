@@ -12,7 +12,7 @@ from simulator import CLUSTERS, PRIMARY, REPLICA, TARGET, inventory, report, req
 from failover_orch.domain.broker import decide, due_ms, tick
 from failover_orch.domain.draft import Decision, Fact, Moment
 from failover_orch.domain.facts import FailoverKind, MoveKind, RequestAction, VmMoved
-from failover_orch.domain.inventory import NodeState, VmInventory
+from failover_orch.domain.inventory import Guest, IntegrationServices, NodeState, VmInventory
 from failover_orch.domain.policies import ApprovalRule, AutomaticMode, Policy, PolicyScope
 from failover_orch.domain.preconditions import refusals
 from failover_orch.domain.records import (
@@ -155,6 +155,22 @@ def test_i1_nor_does_an_older_one_of_a_cluster_count() -> None:
     known = fold.value("clusters", Clusters).known
     assert newer in known
     assert [cluster.cluster for cluster in known] == sorted(cluster.cluster for cluster in CLUSTERS)
+
+
+@pytest.mark.parametrize("services", list(IntegrationServices))
+def test_i4_what_is_not_known_of_the_guest_stays_as_it_was(services: IntegrationServices) -> None:
+    before = replace(inventory(), guest=Guest("debian-12", services))
+    fold = Fold(before, replace(before, guest=Guest("", IntegrationServices.UNKNOWN), reported_at_ms=2))
+    told = fold.vm().inventory
+    assert told == replace(before, reported_at_ms=2)
+
+
+def test_i4_what_is_known_of_the_guest_counts() -> None:
+    fold = Fold(replace(inventory(), guest=Guest("debian-12", IntegrationServices.RUNNING)))
+    fold.take(replace(inventory(), guest=Guest("debian-13", IntegrationServices.ABSENT), reported_at_ms=2))
+    told = fold.vm().inventory
+    assert told is not None
+    assert told.guest == Guest("debian-13", IntegrationServices.ABSENT)
 
 
 def replicating(

@@ -29,7 +29,7 @@ from failover_orch.hypervisors.hyperv.guest import configured, system_called
 from failover_orch.hypervisors.hyperv.objects import Row, since_epoch_ms, span_ms
 from failover_orch.hypervisors.hyperv.record import MARK, Arrival, CopyRecord, Record, in_notes, of_notes
 from failover_orch.hypervisors.hyperv.seen import AdapterSeen
-from failover_orch.hypervisors.hyperv.states import mode_of, power_of, state_of
+from failover_orch.hypervisors.hyperv.states import mode_of, power_of, services_of, state_of
 from failover_orch.hypervisors.protocol import Power
 from failover_orch.hypervisors.rules import Configuration, RecoveryPoint
 from worlds import DR_ADDRESSES, command
@@ -194,6 +194,20 @@ def test_what_is_not_clearly_off_counts_as_running(state: str, power: str) -> No
 
 
 # Failover TCP/IP
+
+
+@pytest.mark.parametrize(
+    ("enabled", "status", "services"),
+    [
+        (True, "Ok", "RUNNING"),
+        (True, "ProtocolMismatch", "OUTDATED"),
+        (True, "NoContact", "ABSENT"),
+        (True, "LostCommunication", "UNKNOWN"),
+        (False, "Ok", "ABSENT"),
+    ],
+)
+def test_a_guest_that_has_fallen_silent_is_not_one_without_services(enabled: bool, status: str, services: str) -> None:
+    assert services_of(enabled, status) == services
 
 
 def test_failover_addresses_there_and_back() -> None:

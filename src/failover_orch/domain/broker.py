@@ -9,6 +9,7 @@
 | ReplicationReport | `health` H1 to H10 |
 | VmInventory | I1: one that is not newer is passed over; I2: a VM without a replica may get one |
 | | I3: one by a site where the VM is not active is passed over, unless a run is under way |
+| | I4: what it does not know of the guest stays as it was last known |
 | ClusterInventory | I1 |
 | VmReplicationSettings | T1: unknown VM; `addresses` A...: what cannot be set is refused |
 | Policy | T2: a limit that makes no sense is refused |
@@ -35,7 +36,7 @@ from failover_orch.domain.draft import Decision, Draft, Fact, Moment, State
 from failover_orch.domain.effects import route
 from failover_orch.domain.facts import FailoverRequested, ReplicationReport, StepResult, VmMoved
 from failover_orch.domain.health import apply_report, new_alarm
-from failover_orch.domain.inventory import ClusterInventory, VmInventory
+from failover_orch.domain.inventory import ClusterInventory, IntegrationServices, VmInventory
 from failover_orch.domain.plan_graph import flaw
 from failover_orch.domain.policies import AutomaticRun, Brake, Evidence, Limits, Policy
 from failover_orch.domain.readiness import assess_readiness
@@ -168,7 +169,7 @@ def _vm_inventory(draft: Draft, inventory: VmInventory) -> None:
         # I3: a primary that is cut off, or comes back after an unplanned failover, still believes that it is one. While
         # a run is under way the other site may know of its success before we do.
         return
-    vm = replace(vm, inventory=inventory)
+    vm = replace(vm, inventory=inventory if vm.inventory is None else _with_known_guest(inventory, vm.inventory))
     routes = []
     if first and not vm.active_site:
         # Only the first: from then on the broker's own runs say which site is active.
@@ -195,6 +196,15 @@ def _vm_inventory(draft: Draft, inventory: VmInventory) -> None:
             routes.append(route(vm, RouteCause.INVENTORY, changed, "", draft.now_ms))
     keep_vm(draft, vm)
     draft.tell(*routes)
+
+
+def _with_known_guest(inventory: VmInventory, before: VmInventory) -> VmInventory:
+    """I4: a guest that is off or does not answer is the one that it was; it is then that a failover asks for it."""
+    guest, known = inventory.guest, before.guest
+    services = guest.integration_services
+    if services is IntegrationServices.UNKNOWN:
+        services = known.integration_services
+    return replace(inventory, guest=replace(guest, system=guest.system or known.system, integration_services=services))
 
 
 def _replicates_anew(vm: VmState, inventory: VmInventory) -> bool:

@@ -18,12 +18,15 @@ from disk_images import holds, same
 from libvirt_vms import Vms, until
 from replicating import Half, Replicating, cut_short, half, replicating
 
+from failover_orch.domain.inventory import IntegrationServices
 from failover_orch.domain.records import Location, Role, RouteCause, RoutingUpdate
 from failover_orch.domain.replication import ReplicationMode, ReplicationState
 from failover_orch.errors import StaleEpoch
 from failover_orch.hypervisors import Power
 from failover_orch.hypervisors.libvirt.messages import LinkDown
 from failover_orch.hypervisors.libvirt.record import Record
+from failover_orch.hypervisors.libvirt.site import Site
+from failover_orch.hypervisors.libvirt.views import SILENT_MS, Views
 from failover_orch.hypervisors.rules import with_point
 
 
@@ -119,6 +122,27 @@ async def test_application_consistent_points_freeze_the_guest(vms: Vms) -> None:
         await vm.cycle()
         await vm.on("p1", "destroy")
         assert await vm.identical()
+
+
+async def test_a_guest_that_falls_silent_counts_as_missing_only_after_a_while(vms: Vms) -> None:
+    async with replicating(vms, guest=True) as vm:
+        await until(vm.agent_answers)
+        now_ms = [1]
+        views = Views(Site(vm.settings["primary"], vm.primary.site.nodes, lambda: now_ms[0]), vm.primary.peers, ())
+
+        async def services() -> IntegrationServices:
+            told = await views.inventory(await vm.primary.placed(vm.vm_id))
+            assert told is not None
+            return told.guest.integration_services
+
+        assert await services() is IntegrationServices.RUNNING
+        await vm.on("p1", "suspend")
+        assert await services() is IntegrationServices.UNKNOWN
+        now_ms[0] += SILENT_MS
+        assert await services() is IntegrationServices.ABSENT
+        await vm.on("p1", "resume")
+        await until(vm.agent_answers)
+        assert await services() is IntegrationServices.RUNNING
 
 
 async def test_without_an_agent_a_point_is_taken_all_the_same(vms: Vms) -> None:

@@ -56,7 +56,13 @@ _OFF = frozenset({"Off", "Saved", "FastSaved", "Hibernated", "OffCritical", "Sav
 _MODES = {mode.value: mode for mode in ReplicationMode}
 _HEALTH = {health.value: health for health in ReplicationHealth}
 _NODE_STATES: Mapping[str, NodeState] = {"Up": NodeState.UP, "Paused": NodeState.PAUSED}
-_OUTDATED = frozenset({"ProtocolMismatch"})
+_SERVICES: Mapping[str, IntegrationServices] = {
+    "Ok": IntegrationServices.RUNNING,
+    "OK": IntegrationServices.RUNNING,
+    "ProtocolMismatch": IntegrationServices.OUTDATED,
+    # They did answer since the guest was started: it hangs, or its host is dying.
+    "LostCommunication": IntegrationServices.UNKNOWN,
+}
 
 
 def state_of(name: str) -> ReplicationState:
@@ -96,11 +102,7 @@ def node_state_of(name: str) -> NodeState:
 
 def services_of(enabled: bool, status: str) -> IntegrationServices:
     """The state of an integration service in a running guest."""
-    if not enabled:
-        return IntegrationServices.ABSENT
-    if status in _OUTDATED:
-        return IntegrationServices.OUTDATED
-    return IntegrationServices.RUNNING if status in ("Ok", "OK") else IntegrationServices.ABSENT
+    return _SERVICES.get(status, IntegrationServices.ABSENT) if enabled else IntegrationServices.ABSENT
 
 
 def _known(table: Mapping[str, _Value], name: str, what: str) -> _Value:

@@ -24,7 +24,7 @@ from failover_orch.hypervisors.libvirt.site import Site
 from failover_orch.hypervisors.protocol import HostedVm, Power
 from failover_orch.hypervisors.rules import Configuration, End, EndAdapter, Surroundings, active, inventory
 
-__all__ = ["Views"]
+__all__ = ["SILENT_MS", "Views"]
 
 PRIMARY, REPLICA = ReplicationMode.PRIMARY, ReplicationMode.REPLICA
 _ASKS_THE_PEER = frozenset(
@@ -39,6 +39,8 @@ _ASKS_THE_PEER = frozenset(
     }
 )
 """Actions whose rules look at the other end."""
+SILENT_MS = 120_000
+"""How long a guest's agent is silent before it counts as missing: till then it may be booting, or its node dying."""
 
 
 class Views:
@@ -48,6 +50,8 @@ class Views:
         self._site = site
         self._peers = peers
         self._fences = fences
+        self._silent_since_ms: dict[str, int] = {}
+        """By domain: when the agent of a running guest was first found silent."""
 
     def guest(self, placed: Placed, *, of_the_copy: bool = False) -> Guest | None:
         """The guest of the VM, or of its test copy; None where nothing runs, or no agent could ever answer."""
@@ -112,13 +116,26 @@ class Views:
         if not hosted.active:
             return None
         end = await self.end(placed)
-        guest = self.guest(placed)
-        services = IntegrationServices.UNKNOWN if placed.power is Power.OFF else IntegrationServices.ABSENT
-        if guest is not None:
-            services = await guest.services()
+        services = await self._services(placed)
         here = replace(end, cluster=hosted.cluster)
         other = replace(end, site=placed.record.peer_site, cluster="")
         return inventory(self.vm(placed, services), here, other, self._site.clock())
+
+    async def _services(self, placed: Placed) -> IntegrationServices:
+        """The agent of the VM's guest, for the broker to remember.
+
+        What is told here is what a failover goes by once this site is gone. So an agent that is merely silent is
+        UNKNOWN, and the broker keeps what it knew: the domain may just be losing its power, or have been restarted.
+        """
+        guest = self.guest(placed)
+        if guest is None or await guest.answers():
+            self._silent_since_ms.pop(placed.uuid, None)
+            if guest is not None:
+                return IntegrationServices.RUNNING
+            return IntegrationServices.UNKNOWN if placed.power is Power.OFF else IntegrationServices.ABSENT
+        now_ms = self._site.clock()
+        silent_ms = now_ms - self._silent_since_ms.setdefault(placed.uuid, now_ms)
+        return IntegrationServices.ABSENT if silent_ms >= SILENT_MS else IntegrationServices.UNKNOWN
 
     def hosted(self, placed: Placed) -> HostedVm:
         """The VM as the site agent goes through them."""
