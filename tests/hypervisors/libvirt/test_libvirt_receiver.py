@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from disk_images import run
+from hyperv.certificate import certificates
 from libvirt_vms import Vms
 from replicating import Half, Replicating, half, replicating
 
@@ -72,6 +75,27 @@ async def test_without_the_key_nobody_is_answered(vm: Replicating) -> None:
             stranger = await other(stack, replace(vm.settings["primary"], key=key))
             with pytest.raises(StepFailed, match="dr knows no such key"):
                 await stranger.peers.end("dr", vm.vm_id)
+
+
+async def test_an_idle_connection_does_not_hold_up_the_end(
+    vm: Replicating, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its other side would have to answer TLS's goodbye, and does not look at the connection until it needs it."""
+    authority, chain = certificates(("localhost",))
+    (tmp_path / "chain.pem").write_bytes(chain)
+    settings = replace(vm.settings["dr"], tls_certificate=tmp_path / "chain.pem", listen="127.0.0.1:0")
+    async with AsyncExitStack() as stack:
+        here = await other(stack, settings)
+        receiver = await stack.enter_async_context(Receiver(here.site, Servers(here.site)))
+        trusting = ssl.create_default_context(cadata=authority.decode())
+        port = int(receiver.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting)
+        writer.write(b"GET /ends/vm-1 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # as whoever does not look at it
+        await receiver.__aexit__(None, None, None)
+        writer.transport.abort()
+    assert [each.message for each in caplog.records if "exceeded" in each.message] == []
 
 
 async def test_a_link_that_is_down_is_told_from_a_site_that_cannot_say(vm: Replicating) -> None:

@@ -211,6 +211,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Cut idle connections: whoever expects nothing leaves TLS's goodbye unanswered, and would be waited for."""
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is None or cycle.response_complete:
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
 
 def _listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
