@@ -16,7 +16,8 @@ from failover_orch.errors import HypervisorError, StepFailed, StepRefused
 from failover_orch.hypervisors.hyperv import HyperVHypervisor
 from worlds import DR_ADDRESSES, command
 
-IMPATIENT: dict[str, Any] = {"call_timeout_s": 1.0, "long_call_timeout_s": 1.0}
+IMPATIENT: dict[str, Any] = {"call_timeout_s": 3.0, "long_call_timeout_s": 3.0}
+"""What is silent is waited for that long; what answers must not take longer on a machine that is busy."""
 
 CMDLETS = {
     Action.STAGE_ADDRESSES: "Set-VMNetworkAdapterFailoverConfiguration",
