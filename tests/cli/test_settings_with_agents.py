@@ -64,6 +64,19 @@ def once(ask: Callable[[], Any], holds: Callable[[Any], object]) -> Any:
     return answer
 
 
+def vms(invoke: Invoke) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(invoke("vm", "list", "--application", "erp", "--json").stdout)["vms"]
+    return listed
+
+
+def replicates(listed: list[dict[str, Any]]) -> bool:
+    """Whether the VM is known to: its health is known as soon as it reports, at which nodes it is only by and by."""
+    return any(
+        one["vm_id"] == "erp-db-1" and one["node"] and one["replica_node"] and one["health"] == "Normal"
+        for one in listed
+    )
+
+
 def test_settings_reach_every_node_and_are_kept_and_a_node_that_refuses_is_named(sites: Path, invoke: Invoke) -> None:
     def shown() -> dict[str, str]:
         view = json.loads(invoke("settings", "show", DR, "--json").stdout)
@@ -109,7 +122,7 @@ def test_settings_reach_every_node_and_are_kept_and_a_node_that_refuses_is_named
 
 
 def test_a_vm_replicates_as_it_is_told(sites: Path, invoke: Invoke) -> None:
-    once(lambda: invoke("vm", "list", "--application", "erp").stdout, lambda listed: listed.count("Normal") > 1)
+    once(lambda: vms(invoke), replicates)
     told = invoke(
         *("settings", "set", "--vm", "erp-db-1", "frequency_s=15m", "recovery_points=4", *BY),
         *("--wait", "--timeout", WITHIN_S),
