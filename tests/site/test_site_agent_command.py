@@ -91,5 +91,6 @@ async def test_kafka_goes_away_and_comes_back(kafka: LocalKafka, settings: Setti
         finally:
             await asyncio.to_thread(kafka.start_broker, 1)
         await publish(settings, command(Action.START, "primary", deadline_ms=in_time()))
-        assert [answer.step for answer in await results(settings, 3)][-1] == "START"
+        # An answer whose record's offset could not be committed any more may be there twice.
+        await until(settings, "step-results", lambda seen: any(s.value.step == "START" for s in seen))
         await until(settings, "vm-moved", lambda seen: any(s.value.kind is MoveKind.QUICK for s in seen))
