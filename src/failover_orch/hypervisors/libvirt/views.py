@@ -128,14 +128,14 @@ class Views:
         UNKNOWN, and the broker keeps what it knew: the domain may just be losing its power, or have been restarted.
         """
         guest = self.guest(placed)
-        if guest is None or await guest.answers():
-            self._silent_since_ms.pop(placed.uuid, None)
-            if guest is not None:
-                return IntegrationServices.RUNNING
-            return IntegrationServices.UNKNOWN if placed.power is Power.OFF else IntegrationServices.ABSENT
-        now_ms = self._site.clock()
-        silent_ms = now_ms - self._silent_since_ms.setdefault(placed.uuid, now_ms)
-        return IntegrationServices.ABSENT if silent_ms >= SILENT_MS else IntegrationServices.UNKNOWN
+        if guest is not None and not await guest.answers():
+            now_ms = self._site.clock()
+            silent_ms = now_ms - self._silent_since_ms.setdefault(placed.uuid, now_ms)
+            return IntegrationServices.ABSENT if silent_ms >= SILENT_MS else IntegrationServices.UNKNOWN
+        self._silent_since_ms.pop(placed.uuid, None)
+        if guest is not None:
+            return IntegrationServices.RUNNING
+        return IntegrationServices.UNKNOWN if placed.power is Power.OFF else IntegrationServices.ABSENT
 
     def hosted(self, placed: Placed) -> HostedVm:
         """The VM as the site agent goes through them."""
